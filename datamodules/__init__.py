@@ -1,0 +1,34 @@
+"""Where data enter: read images, split them, vary them, hand them out in batches.
+
+The names below are imported on first use, so that retrieval can read images without importing Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.augmentation import Augmentation as Augmentation
+    from datamodules.base import Batch as Batch
+    from datamodules.base import ImageDataModule as ImageDataModule
+    from datamodules.errors import UserError as UserError
+    from datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from datamodules.mnist import MNISTDataModule as MNISTDataModule
+    from datamodules.optdigits import OptDigitsDataModule as OptDigitsDataModule
+
+_MODULES = {
+    "Augmentation": "augmentation",
+    "Batch": "base",
+    "ImageDataModule": "base",
+    "UserError": "errors",
+    "ImageFolderDataModule": "image_folder",
+    "MNISTDataModule": "mnist",
+    "OptDigitsDataModule": "optdigits",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"datamodules.{_MODULES[name]}"), name)

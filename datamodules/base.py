@@ -1,0 +1,348 @@
+"""The LightningDataModule that all collections share: split, batches, augmentation."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.augmentation import Augmentation
+from datamodules.errors import UserError
+from datamodules.splits import read_split, split, write_split
+
+
+class Batch(NamedTuple):
+    """What a datamodule yields.
+
+    Attributes:
+        images: (B, C, H, W): uint8, or float32 in [0, 1] once augmented.
+        labels: (B,), int64, rows of ``class_names``.
+        indices: (B,), int64, rows of the dataset.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Decoded images with their labels, before any split.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8; may be mapped from a file.
+        labels: (N,), int64.
+        digests: (N, D), uint8; equal for byte-identical images.
+        names: N names, unique: paths relative to the root for files.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    digests: npt.NDArray[np.uint8]
+    names: list[str]
+
+
+class ImageDataset(Dataset[Batch]):
+    """Some of the images of a collection.
+
+    Args:
+        collection: Where the images are.
+        rows: (M,), int64: which of them.
+    """
+
+    def __init__(self, collection: Collection, rows: npt.NDArray[np.int64]) -> None:
+        self.collection = collection
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Fetch a batch in one indexing; the images are uint8."""
+        rows = self.rows[indices]
+        return Batch(
+            torch.from_numpy(np.asarray(self.collection.pixels[rows])),
+            torch.from_numpy(self.collection.labels[rows]),
+            torch.as_tensor(indices, dtype=torch.int64),
+        )
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(M,), int64."""
+        return self.collection.labels[self.rows]
+
+    @property
+    def names(self) -> list[str]:
+        """M names, in the order of the rows."""
+        return [self.collection.names[row] for row in self.rows]
+
+
+class ShardSampler(Sampler[int]):
+    """This process's share of the samples, each sample in exactly one process; reshuffled every epoch if asked to.
+
+    Torch's ``DistributedSampler`` repeats samples to make the shares equal, which falsifies metrics.
+
+    Args:
+        count: Number of samples.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        shuffle_seed: Seed of the order, which changes with the epoch; None keeps the samples in order.
+    """
+
+    def __init__(self, count: int, rank: int, world_size: int, shuffle_seed: int | None) -> None:
+        self.count, self.rank, self.world_size = count, rank, world_size
+        self.shuffle_seed = shuffle_seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def indices(self) -> npt.NDArray[np.int64]:
+        """(M,), int64: the share, in this epoch's order."""
+        order = np.arange(self.count)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
+        return order[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices().tolist())
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.count, self.world_size))
+
+
+class EvenBatchSampler(Sampler[list[int]]):
+    """Batches of nearly equal size, the same number of them in every process.
+
+    No batch is so small that batch normalisation suffers, and no process waits for another that has run out.
+
+    Args:
+        sampler: This process's share; found by Lightning under this name, for ``set_epoch``.
+        batch_size: No batch is larger.
+    """
+
+    def __init__(self, sampler: ShardSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in np.array_split(self.sampler.indices(), len(self)):
+            yield batch.tolist()
+
+    def __len__(self) -> int:
+        largest_share = math.ceil(self.sampler.count / self.sampler.world_size)
+        return math.ceil(largest_share / self.batch_size)
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Batch]:
+    """Batches of this process's share of a dataset, each fetched at once.
+
+    Args:
+        dataset: The images.
+        batch_size: No batch is larger.
+        shuffle_seed: Seed of the order, which changes with the epoch; None keeps the images in order.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+    """
+    sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed), batch_size)
+    # The pixels are in memory or mapped: a worker process would only add the cost of handing them over.
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=keep_batch, pin_memory=torch.cuda.is_available())
+
+
+def keep_batch(batch: Any) -> Any:
+    """The dataset gives whole batches: there is nothing to collate."""
+    return batch
+
+
+class ImageDataModule(LightningDataModule):
+    """Split, batches and augmentation of a collection that a subclass loads.
+
+    A subclass gives ``class_names``, ``image_size``, ``load`` and, where there is an official test set,
+    ``load_test``. The first two may read directory names but no image, since the network is built from them.
+
+    Args:
+        in_channels: 1 for grey, 3 for colour.
+        classes: Names of the classes to keep, in this order; None keeps all.
+        val_fraction: Share of the images that are held out for validation, in (0, 1), class by class.
+        split_seed: Another seed gives another split; the training seed does not matter to it.
+        split_file: A ``split.csv`` of an earlier run, to use its split instead.
+        batch_size: Images a step and process.
+        augmentation: How training images are varied; None leaves them as they are.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: Sequence[str | int] | None,
+        val_fraction: float,
+        split_seed: int,
+        split_file: str | None,
+        batch_size: int,
+        augmentation: Augmentation | None,
+    ) -> None:
+        super().__init__()
+        if in_channels not in (1, 3):
+            raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction must lie in (0, 1), got {val_fraction}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        self.in_channels = in_channels
+        self.classes = None if classes is None else [str(name) for name in classes]
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.split_file = split_file
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.train_set: ImageDataset | None = None
+        self.val_set: ImageDataset | None = None
+        self.test_set: ImageDataset | None = None
+        self._parameters: tuple[int, Tensor] | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        raise NotImplementedError
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        raise NotImplementedError
+
+    def load(self) -> Collection:
+        """Load the images that are split into training and validation."""
+        raise NotImplementedError
+
+    def load_test(self) -> Collection | None:
+        """Load the official test set; None where there is none."""
+        return None
+
+    def plain_hparams(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, which a checkpoint may hold and the CLI can read."""
+        augmentation = self.augmentation and asdict(self.augmentation)
+        return {**self.hparams, "augmentation": augmentation}
+
+    def choose_classes(self, available: list[str]) -> list[str]:
+        """Those of the available classes that ``classes`` keeps, in its order.
+
+        Raises:
+            UserError: ``classes`` names one that isn't there, or one twice, or fewer than two.
+        """
+        chosen = available if self.classes is None else self.classes
+        unknown = [name for name in chosen if name not in available]
+        if unknown:
+            raise UserError(f"unknown class {', '.join(unknown)}: the classes here are {', '.join(available)}")
+        if len(set(chosen)) != len(chosen):
+            raise UserError(f"classes names a class twice: {', '.join(chosen)}")
+        if len(chosen) < 2:
+            raise UserError(f"a classifier needs at least two classes, got {', '.join(chosen) or 'none'}")
+        return chosen
+
+    def setup(self, stage: str) -> None:
+        """Load and split the images; the result is the same in every stage and process."""
+        if stage == "test" and self.test_set is None:
+            collection = self.load_test()
+            if collection is not None:
+                self.test_set = ImageDataset(collection, np.arange(len(collection.labels)))
+                return
+        if self.train_set is None:
+            collection = self.load()
+            in_validation = self._split(collection)
+            self.train_set = ImageDataset(collection, np.flatnonzero(~in_validation))
+            self.val_set = ImageDataset(collection, np.flatnonzero(in_validation))
+        if stage == "test" and self.test_set is None:
+            rank_zero_info("There is no test set: the validation images are used.")
+            self.test_set = self.val_set
+
+    def _split(self, collection: Collection) -> npt.NDArray[np.bool_]:
+        if self.split_file is None:
+            in_validation = split(collection.labels, collection.digests, self.val_fraction, self.split_seed)
+        else:
+            labels = [self.class_names[label] for label in collection.labels]
+            in_validation = read_split(Path(self.split_file), collection.names, labels)
+        for side, rows in (("train on", ~in_validation), ("validate on", in_validation)):
+            missing = set(range(len(self.class_names))) - set(collection.labels[rows].tolist())
+            if missing:
+                names = ", ".join(self.class_names[label] for label in sorted(missing))
+                raise UserError(f"no image is left to {side} of class {names}: it needs more different images")
+        return in_validation
+
+    def save_split(self, path: Path) -> None:
+        """Write ``split.csv``: file, label and subset of every image, for ``split_file`` to read."""
+        assert self.train_set is not None
+        assert self.val_set is not None
+        collection = self.train_set.collection
+        in_validation = np.zeros(len(collection.labels), np.bool_)
+        in_validation[self.val_set.rows] = True
+        labels = [self.class_names[label] for label in collection.labels]
+        write_split(path, collection.names, labels, in_validation)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training images, uint8, in a new order each epoch."""
+        assert self.train_set is not None
+        return self._batches(self.train_set, shuffle_seed=_seed())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of validation images, uint8, in order."""
+        assert self.val_set is not None
+        return self._batches(self.val_set, shuffle_seed=None)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of test images, uint8, in order."""
+        assert self.test_set is not None
+        return self._batches(self.test_set, shuffle_seed=None)
+
+    def _batches(self, dataset: ImageDataset, shuffle_seed: int | None) -> DataLoader[Batch]:
+        if self.trainer is None:
+            return batches(dataset, self.batch_size, shuffle_seed)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size)
+
+    def augmentation_parameters(self, epoch: int) -> Tensor | None:
+        """(N, 5), float32: this epoch's augmentation parameters of every training image; see ``Augmentation``."""
+        if self.augmentation is None or self.train_set is None:
+            return None
+        if self._parameters is None or self._parameters[0] != epoch:
+            self._parameters = epoch, self.augmentation.draw(_seed(), epoch, len(self.train_set))
+        return self._parameters[1]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training images, on their device; leave all others as they are."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        return self.augment(batch, self.trainer.current_epoch)
+
+    def augment(self, batch: Batch, epoch: int) -> Batch:
+        """Give a batch of training images the looks that they have in an epoch."""
+        parameters = self.augmentation_parameters(epoch)
+        if self.augmentation is None or parameters is None:
+            return batch
+        return batch._replace(images=self.augmentation(batch.images, parameters[batch.indices.cpu()]))
+
+
+def _seed() -> int:
+    """The run's seed, under the name that Lightning's ``seed_everything`` gives it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

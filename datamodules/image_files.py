@@ -1,0 +1,104 @@
+"""Image files without labels, to be predicted."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.base import Batch, keep_batch
+from datamodules.errors import UserError
+from datamodules.images import EXTENSIONS, ImageError, find_images, read_image, to_pixels
+
+
+class ImageFileDataset(Dataset[Batch]):
+    """Image files, decoded when they are asked for.
+
+    Args:
+        paths: The files.
+        image_size: Images are resized to this many pixels square.
+        in_channels: 1 reads images as grey, 3 as colour.
+
+    Attributes:
+        errors: What is wrong with each file that could not be read, by its index. Its pixels are zero.
+    """
+
+    def __init__(self, paths: list[Path], image_size: int, in_channels: int) -> None:
+        self.paths = paths
+        self.image_size = image_size
+        self.in_channels = in_channels
+        self.errors: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Decode a batch in threads; the labels are -1."""
+        with ThreadPoolExecutor() as pool:
+            images = np.stack(list(pool.map(self._read, indices)))
+        labels = torch.full((len(indices),), -1)
+        return Batch(torch.from_numpy(images), labels, torch.as_tensor(indices))
+
+    def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        try:
+            return to_pixels(read_image(self.paths[index], self.in_channels), self.image_size)
+        except ImageError as error:
+            self.errors[index] = str(error)
+            return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
+
+
+class ImageFilesDataModule(LightningDataModule):
+    """Files and folders of images, to be predicted by a trained classifier.
+
+    Args:
+        images: Image files, and folders that are searched for them.
+        class_names: Names of the classes that the classifier tells apart.
+        image_size: Images are resized to this many pixels square.
+        in_channels: 1 reads images as grey, 3 as colour.
+        batch_size: Images at once.
+    """
+
+    def __init__(
+        self,
+        images: list[str],
+        class_names: list[str],
+        image_size: int,
+        in_channels: int,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.class_names = class_names
+        self.image_size = image_size
+        self.in_channels = in_channels
+        self.batch_size = batch_size
+        self.predict_set: ImageFileDataset | None = None
+
+    def setup(self, stage: str) -> None:
+        """Find the files; a file that is named is taken whatever its extension.
+
+        Raises:
+            UserError: One of them isn't there, or a folder has no images.
+        """
+        paths: list[Path] = []
+        for image in map(Path, self.images):
+            found = find_images(image) if image.is_dir() else [image]
+            if not image.exists():
+                raise UserError(f"{image}: no such file or folder")
+            if not found:
+                raise UserError(f"{image}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+            paths += found
+        self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches in the order of the files."""
+        assert self.predict_set is not None
+        # Lightning shards a plain sampler itself when it predicts with several processes.
+        return DataLoader(self.predict_set, batch_size=self.batch_size, collate_fn=keep_batch)

@@ -1,0 +1,108 @@
+"""Find image files and read them: the one place where a path becomes pixels."""
+
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from datamodules.errors import UserError, reason
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+
+class ImageError(UserError):
+    """An image file that can't be read; the message starts with its path."""
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``2`` comes before ``10``, upper and lower case side by side."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p)
+
+
+def natural_sorted(names: Iterable[str]) -> list[str]:
+    """Sort names in natural order (1, 2, 10); ties, such as ``01`` and ``1``, by the plain text."""
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the image files below a folder, in natural order of their paths.
+
+    Subfolders are searched; hidden files and folders (``.ipynb_checkpoints``) and files that don't have one of
+    ``EXTENSIONS`` are left out. A symbolic link to a folder is not followed, so that a loop of links ends.
+    """
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                found.append((Path(parent) / name).relative_to(folder).as_posix())
+    return [folder / name for name in natural_sorted(found)]
+
+
+def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
+    """Decode the bytes of an image file, upright, as grey or colour.
+
+    The first frame of an animation counts. The EXIF orientation is applied. 16-bit grey is scaled to 8 bits.
+    Transparent pixels are seen before white, as a browser shows them. Grey from colour is ITU-R 601-2 luma.
+
+    Args:
+        data: The whole file.
+        path: Where the data come from, for the error message.
+        channels: 1 for grey (mode ``L``) or 3 for colour (mode ``RGB``).
+
+    Raises:
+        ImageError: The data are no image that Pillow knows, are cut off, or unfold to more
+            pixels than Pillow's guard against decompression bombs allows.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
+    except Exception as error:
+        what = str(error).partition(" <")[0] or type(error).__name__ if data else "empty file"
+        raise ImageError(f"{path}: {what}") from error
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        wide = np.asarray(upright, dtype=np.float32)
+        upright = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8), mode="L")
+    elif upright.mode == "F":
+        raise ImageError(f"{path}: floating-point pixels have no agreed white; save it with 8 or 16 bits")
+    elif upright.has_transparency_data:
+        colour = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return upright.convert("L" if channels == 1 else "RGB")
+
+
+def read_image(path: Path, channels: int) -> Image.Image:
+    """Read an image file, upright, as grey (1 channel) or colour (3); see ``decode_image``.
+
+    Raises:
+        ImageError: The file is missing, may not be read, or is no whole image.
+    """
+    return decode_image(read_bytes(path), path, channels)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        ImageError: The file is missing or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {reason(error)}") from error
+
+
+def to_pixels(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    """Resize to a square, antialiased, the sides scaled apart; returns (C, size, size), uint8."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,61 @@
+"""The handwritten digits that scikit-learn carries: real data that need no download."""
+
+import numpy as np
+
+from datamodules.augmentation import Augmentation
+from datamodules.base import Collection, ImageDataModule
+from datamodules.splits import pixel_digests
+
+
+class OptDigitsDataModule(ImageDataModule):
+    """Optical recognition of handwritten digits: grey, 8×8, ten digits, 1,797 images by 13 writers.
+
+    From Alpaydin & Kaynak 1998, https://doi.org/10.24432/C50P49, as ``sklearn.datasets.load_digits`` has it. The
+    grey levels 0 to 16 are scaled to 0 to 255.
+
+    Args:
+        classes: Digits to keep, in this order, such as ``[0, 1, 2]``; None keeps all.
+        val_fraction: Share of the images that are held out for validation, in (0, 1), class by class.
+        split_seed: Another seed gives another split; the training seed does not matter to it.
+        split_file: A ``split.csv`` of an earlier run, to use its split instead.
+        batch_size: Images a step and process.
+        augmentation: How training images are varied; null leaves them as they are.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        classes: list[str | int] | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 42,
+        split_file: str | None = None,
+        batch_size: int = 64,
+        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(1, classes, val_fraction, split_seed, split_file, batch_size, augmentation)
+        self.save_hyperparameters(ignore=["augmentation"], logger=False)
+
+    @property
+    def image_size(self) -> int:
+        """8 pixels."""
+        return 8
+
+    @property
+    def class_names(self) -> list[str]:
+        """The digits, or those that ``classes`` keeps."""
+        return self.choose_classes([str(digit) for digit in range(10)])
+
+    def load(self) -> Collection:
+        """Load the images; the test set of the original is not among them."""
+        from sklearn.datasets import (
+            load_digits,
+        )  # takes a second to import, which only this data set needs
+
+        digits = load_digits()
+        label_of = {int(name): label for label, name in enumerate(self.class_names)}
+        rows = np.flatnonzero(np.isin(digits.target, list(label_of)))
+        pixels = (digits.images[rows, None] * (255 / 16)).round().astype(np.uint8)
+        labels = np.array([label_of[digit] for digit in digits.target[rows].tolist()])
+        return Collection(pixels, labels, pixel_digests(pixels), [f"optdigits/{row:04d}" for row in rows])

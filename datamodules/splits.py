@@ -1,0 +1,117 @@
+"""Split a collection into training and validation images, and write down which is which."""
+
+import csv
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.errors import UserError, reason
+
+TRAIN, VAL = "train", "val"
+DIGEST_BYTES = 16
+
+
+def digest(data: bytes) -> bytes:
+    """16 bytes that stand for an image: equal for copies, different for anything else (BLAKE2b)."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def pixel_digests(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(N, ...), uint8 -> (N, 16), uint8: the digest of each image's pixels, where there are no files to compare."""
+    return np.frombuffer(b"".join(digest(image.tobytes()) for image in pixels), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def split(
+    labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint8], val_fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Choose the validation images: a fraction of every class, copies always on one side.
+
+    Each distinct image has a place in the queue for validation that is a hash of the seed and its content, so
+    the split does not depend on file names, order or the version of any library, and an image that is added
+    later hardly moves the others. The classes' shares are rounded by largest remainder, so that their sum is
+    the whole number of ``val_fraction * N``.
+
+    Args:
+        labels: (N,), int64, the class of each image.
+        digests: (N, D), uint8, equal for byte-identical images.
+        val_fraction: Share of the images that go to validation, in (0, 1).
+        seed: Another seed gives another split.
+
+    Returns:
+        (N,), bool: True for a validation image.
+
+    Raises:
+        UserError: A class would have no image left on one of the sides.
+    """
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for row, image in enumerate(digests):
+        copies[image.tobytes()].append(row)
+    queues: dict[int, list[tuple[bytes, list[int]]]] = defaultdict(list)
+    for image, rows in copies.items():
+        place = hashlib.blake2b(image, digest_size=DIGEST_BYTES, salt=seed.to_bytes(16, "little", signed=True))
+        queues[int(labels[rows[0]])].append((place.digest(), rows))
+
+    in_validation = np.zeros(len(labels), np.bool_)
+    for label, target in _shares(labels, val_fraction).items():
+        queue = sorted(queues[label])
+        chosen = 0
+        for _, rows in queue[: len(queue) - 1]:  # at least one image is left to train on
+            if chosen >= max(target, 1):
+                break
+            in_validation[rows] = True
+            chosen += len(rows)
+    return in_validation
+
+
+def _shares(labels: npt.NDArray[np.int64], fraction: float) -> dict[int, int]:
+    """Divide ``int(fraction * N)`` among the classes, in proportion, by largest remainder."""
+    names, counts = np.unique(labels, return_counts=True)
+    exact = counts * fraction
+    shares = np.floor(exact).astype(np.int64)
+    short = int(fraction * len(labels)) - int(shares.sum())
+    shares[np.argsort(shares - exact, kind="stable")[:short]] += 1
+    return dict(zip(names.tolist(), shares.tolist(), strict=True))
+
+
+def write_split(path: Path, names: list[str], labels: list[str], in_validation: npt.NDArray[np.bool_]) -> None:
+    """Write the split as CSV with the columns file, label, subset (``train`` or ``val``)."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("file", "label", "subset"))
+        for name, label, val in zip(names, labels, in_validation.tolist(), strict=True):
+            writer.writerow((name, label, VAL if val else TRAIN))
+
+
+def read_split(path: Path, names: list[str], labels: list[str]) -> npt.NDArray[np.bool_]:
+    """Read a split that ``write_split`` wrote, for the same images in any order.
+
+    Returns:
+        (N,), bool: True for a validation image, in the order of ``names``.
+
+    Raises:
+        UserError: The file is missing or is no split, or speaks of other images or labels than these.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            if not {"file", "label", "subset"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: no split; a split file has the columns file, label, subset")
+            subsets = {row["file"]: (row["label"], row["subset"]) for row in reader}
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV file ({error})") from error
+    in_validation = np.zeros(len(names), np.bool_)
+    for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+        if name not in subsets:
+            raise UserError(f"{path}: says nothing of {name}; it was written for other images")
+        listed, subset = subsets[name]
+        if listed != label:
+            raise UserError(f"{path}: calls {name} a {listed}, but it lies in {label}")
+        if subset not in (TRAIN, VAL):
+            raise UserError(f"{path}: the subset of {name} is {subset!r}, expected {TRAIN} or {VAL}")
+        in_validation[row] = subset == VAL
+    return in_validation

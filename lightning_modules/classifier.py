@@ -1,0 +1,257 @@
+"""What all classifiers share: loss, metrics, optimiser and schedule, and the contract with the data."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from datamodules.base import Batch
+from datamodules.errors import UserError
+from lightning_modules.hardware import fastest_memory_format
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["one_cycle", "constant"]
+
+
+class Classifier(LightningModule):
+    """An image classifier: a subclass gives ``forward_features`` and ``forward_head``.
+
+    Args:
+        class_names: Names of the classes, in the order of the outputs.
+        in_channels: Channels of the data: 1 for grey, 3 for colour.
+        image_size: Side of the square images that the datamodule yields, in pixels. Other sizes are taken too; this
+            is what a file is resized to before it is predicted.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of kernels and weight matrices; biases and norms don't decay.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw`` (Loshchilov & Hutter 2019,
+            https://arxiv.org/abs/1711.05101), which without weight decay is Adam.
+        schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
+            ``constant``.
+        channels_last: Memory format of the convolutions; null takes the faster one of the device.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        in_channels: int,
+        image_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        label_smoothing: float,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        channels_last: bool | None,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise UserError(f"learning_rate must be above 0, got {learning_rate}")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        if len(class_names) < 2:
+            raise UserError(f"a classifier needs at least two classes, got {class_names}")
+        self.class_names = list(class_names)
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.channels_last = channels_last
+        # Calibrates the probabilities; fitted when a run is exported, 1 until then.
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.ones(()))
+        classes = len(class_names)
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.val_confusion = MulticlassConfusionMatrix(classes)
+        self.test_confusion = MulticlassConfusionMatrix(classes)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: what the classes are told from."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, K), float: class scores (logits)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify the datamodule's raw batch.
+
+        Args:
+            images: (B, C, H, W), uint8, or float in [0, 1], of any size.
+
+        Returns:
+            (B, K), float: class scores (logits), in the order of ``class_names``.
+        """
+        return self.forward_head(self.forward_features(images))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, K), float32: class probabilities, calibrated by temperature."""
+        scores: Tensor = self(images).float()
+        return (scores / self.temperature).softmax(dim=1)
+
+    def use_memory_format(self, device: torch.device) -> None:
+        """Lay the weights out as is fastest on a device, or as ``channels_last`` says."""
+        chosen = {
+            True: torch.channels_last,
+            False: torch.contiguous_format,
+            None: fastest_memory_format(device),
+        }
+        self.to(memory_format=chosen[self.channels_last])
+
+    def setup(self, stage: str) -> None:
+        """Lay the weights out for the device at hand."""
+        self.use_memory_format(self.trainer.strategy.root_device)
+
+    def on_train_epoch_start(self) -> None:
+        """Start each epoch from its own random state, so that a resumed run goes on as the uninterrupted one."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        state = np.random.SeedSequence([seed, self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of (B, K) logits and (B,) labels."""
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch; logs loss and accuracy as seen in training, augmented."""
+        logits = self(batch.images)
+        loss = self.loss(logits, batch.labels)
+        self.train_accuracy(logits, batch.labels)
+        options: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": len(batch.labels),
+        }
+        self.log("train_loss", loss, sync_dist=True, **options)
+        self.log("train_accuracy", self.train_accuracy, prog_bar=True, **options)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch of the validation set."""
+        self._count("val", self.val_confusion, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch of the test set."""
+        self._count("test", self.test_confusion, batch)
+
+    def _count(self, subset: str, confusion: MulticlassConfusionMatrix, batch: Batch) -> None:
+        logits = self(batch.images)
+        confusion.update(logits, batch.labels)
+        loss = self.loss(logits, batch.labels)
+        self.log(f"{subset}_loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation accuracy, over all processes."""
+        self._log_accuracy("val", self.val_confusion)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test accuracy, over all processes."""
+        self._log_accuracy("test", self.test_confusion)
+
+    def _log_accuracy(self, subset: str, confusion: MulticlassConfusionMatrix) -> None:
+        counts = confusion.compute()
+        self.log(f"{subset}_accuracy", counts.diag().sum() / counts.sum(), prog_bar=True, sync_dist=True)
+        if subset == "test":
+            per_class = counts.diag() / counts.sum(dim=1)
+            for name, accuracy in zip(self.class_names, per_class, strict=True):
+                self.log(f"test_accuracy/{name}", accuracy, sync_dist=True)
+        confusion.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Indices (B,) and class probabilities (B, K), float32, of a batch."""
+        return batch.indices, self.probabilities(batch.images)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser and, unless the learning rate is constant, its schedule."""
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9, nesterov=True, fused=True)
+        else:
+            optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=0.25,
+            div_factor=10,
+            final_div_factor=1000,
+            cycle_momentum=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser: those that decay, and those that don't."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {
+                "params": [parameter for parameter in trained if parameter.ndim > 1],
+                "lr": self.learning_rate,
+                "weight_decay": self.weight_decay,
+            },
+            {
+                "params": [parameter for parameter in trained if parameter.ndim <= 1],
+                "lr": self.learning_rate,
+                "weight_decay": 0.0,
+            },
+        ]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights.
+
+        Raises:
+            UserError: They are those of another network.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[1].strip()
+            raise UserError(f"the weights don't fit this {type(self).__name__}: {reason}") from error
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which classes made the checkpoint, so that it can be read without a config."""
+        checkpoint["model_class"] = _class_path(self)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "plain_hparams"):
+            checkpoint["data_class"] = _class_path(datamodule)
+            checkpoint["data_hparams"] = datamodule.plain_hparams()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint tells the same classes apart as the data have.
+
+        Raises:
+            UserError: It doesn't, or it was made on the way along another learning-rate schedule.
+        """
+        trained = checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names)
+        if trained != self.class_names:
+            raise UserError(
+                f"the checkpoint was trained on the classes {', '.join(trained)}, "
+                f"but the data have {', '.join(self.class_names)}"
+            )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            planned = [state["total_steps"] for state in checkpoint["lr_schedulers"] if "total_steps" in state]
+            steps = int(self.trainer.estimated_stepping_batches)
+            if self.schedule == "one_cycle" and planned != [steps]:
+                raise UserError(
+                    f"the checkpoint is on the way along a one-cycle schedule of {planned[0] if planned else 0} "
+                    f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "
+                    "or start a new run"
+                )
+
+
+def _class_path(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"

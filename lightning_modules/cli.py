@@ -1,0 +1,339 @@
+"""The command line: Lightning's own, with the links, defaults and guards of this project."""
+
+import contextlib
+import itertools
+import json
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from datamodules.base import ImageDataModule
+from datamodules.errors import UserError, exit_status, reason
+from datamodules.image_files import ImageFilesDataModule
+from datamodules.image_folder import ImageFolderDataModule  # noqa: F401 - found by name on the command line
+from datamodules.mnist import MNISTDataModule  # noqa: F401
+from datamodules.optdigits import OptDigitsDataModule
+from lightning_modules.checkpoint import known_class, read_checkpoint
+from lightning_modules.classifier import Classifier
+from lightning_modules.custom_cnn import CustomCNN
+from lightning_modules.hardware import fastest_precision
+from lightning_modules.predict import predict_files, write_predictions
+from lightning_modules.reference_cnn import ReferenceCNN  # noqa: F401
+from lightning_modules.report import RunReport
+
+# Lightning warns of these; each is as it should be.
+SETTLED = (
+    "The '.*_dataloader' does not have many workers",  # the pixels are in memory: nothing to wait for
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # they are for training only
+    "The number of training batches .* is smaller than the logging interval",  # metrics are logged by epoch
+    "The dirpath has changed from",  # a resumed run has a folder of its own
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
+    "Checkpoint directory .* exists and is not empty",
+)
+LINKS = ("class_names", "in_channels", "image_size")
+
+
+class DigitDoodleCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for any of our classifiers on any of our datamodules.
+
+    The network is built from the data: their class names, channels and size are linked to it. A checkpoint carries
+    the hyper-parameters of both, which stand in for a config that isn't given. Results go to stdout, everything
+    else to stderr.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self.report = RunReport()
+        self._new_folder: Path | None = None
+        super().__init__(
+            Classifier,
+            None,
+            trainer_defaults={
+                "max_epochs": 20,
+                "default_root_dir": "runs",
+                "num_sanity_val_steps": 0,
+                # The datamodule shards its batches itself: Lightning's sampler repeats images to even them out.
+                "use_distributed_sampler": False,
+            },
+            seed_everything_default=42,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},  # only ever into a run folder that is new
+            auto_configure_optimizers=False,  # the recipe is the model's
+            # Such checkpoints name a function to call when they are loaded; ours are read without running anything.
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What each command leaves out of the Trainer's method; checkpoints are always read safely."""
+        ours = {"model", "dataloaders", "datamodule", "weights_only"}
+        return {
+            "fit": ours | {"train_dataloaders", "val_dataloaders"},
+            "validate": ours | {"verbose"},
+            "test": ours | {"verbose"},
+            "predict": ours | {"return_predictions"},
+        }
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Add the options that ``predict`` alone has."""
+        super().setup_parser(*args, **kwargs)
+        predict = self._parser("predict")
+        predict.add_argument(
+            "--images",
+            nargs="+",
+            type=str,
+            required=True,
+            metavar="PATH",
+            help="Image files, or folders of them.",
+        )
+        predict.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the data to the model, and add the options that are neither's."""
+        parser.add_argument("--name", type=str | None, default=None, help="Folder of the run: runs/NAME/version_N.")
+        parser.add_argument(
+            "--monitor",
+            type=Literal["val_accuracy", "val_loss"],
+            default="val_accuracy",
+            help="What the best checkpoint is chosen by.",
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults(
+            {
+                "model": {"class_path": f"{CustomCNN.__module__}.CustomCNN"},
+                "data": {"class_path": f"{OptDigitsDataModule.__module__}.OptDigitsDataModule"},
+                "early_stopping.monitor": "val_accuracy",
+                "early_stopping.mode": "max",
+                "early_stopping.patience": 10,
+            }
+        )
+        for name in LINKS:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the hyper-parameters in a checkpoint as a first config that all others override."""
+        args = sys.argv[1:] if args is None else args
+        if isinstance(args, list):
+            self.config = parser.parse_args(_with_checkpoint_config(args))
+        else:
+            self.config = parser.parse_object(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing to do: Lightning lets the checkpoint override what the user says; here it is the other way."""
+
+    def before_instantiate_classes(self) -> None:
+        """Guard against what would be ignored or scored in silence, and fill in what the user left open."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" and not config.get("ckpt_path"):
+            raise UserError(f"{self.subcommand} needs a trained network: give --ckpt_path …/checkpoints/best.ckpt")
+        for name in LINKS:
+            if name in (config.model.get("init_args") or {}) and config.model.init_args[name] is not None:
+                raise UserError(f"model.{name} follows from the data and can't be set; remove it")
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
+        config = self._get(self.config_init, "trainer")
+        if config["precision"] is None:
+            kwargs["precision"] = fastest_precision(_device(config["accelerator"]))
+        callbacks = config["callbacks"] or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        try:
+            return self._trainer(config, callbacks, kwargs)
+        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+            self._discard_run_folder()
+            raise UserError(f"trainer: {error}") from error
+
+    def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
+        if self.subcommand == "predict":
+            kwargs["use_distributed_sampler"] = True  # files are shared out by Lightning
+        if self.subcommand != "fit" or config["fast_dev_run"]:
+            # A logger would leave an empty run folder behind.
+            return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
+        if config["logger"] in (None, True):
+            folder = self._run_folder(Path(config["default_root_dir"]))
+            where: dict[str, Any] = {
+                "save_dir": str(folder.parent.parent),
+                "name": folder.parent.name,
+                "version": folder.name,
+            }
+            kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
+        monitor = self._get(self.config_init, "monitor")
+        callbacks = [
+            *callbacks,
+            ModelCheckpoint(
+                monitor=monitor,
+                mode="max" if monitor == "val_accuracy" else "min",
+                filename="best",
+                enable_version_counter=False,
+            ),
+            ModelCheckpoint(filename="last", enable_version_counter=False),
+            self.report,
+        ]
+        if config["logger"] is not False:
+            callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _run_folder(self, root: Path) -> Path:
+        """The folder of this run, ``root/name/version_N``, with the first N that is free."""
+        name = self._get(self.config, "name") or _snake_case(type(self.model).__name__)
+        for number in itertools.count():
+            folder = root / name / f"version_{number}"
+            try:
+                if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning sets it before the Trainer exists
+                    folder.mkdir(parents=True)
+                    self._new_folder = folder
+                return folder
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: {reason(error)}; name a folder for runs with --trainer.default_root_dir"
+                ) from error
+        raise AssertionError  # the loop has no end
+
+    def _discard_run_folder(self) -> None:
+        """Remove the run folder that was made, unless there is a checkpoint in it."""
+        folder = self._new_folder
+        if folder is None or (folder / "checkpoints").exists():
+            return
+        shutil.rmtree(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            with contextlib.suppress(OSError):  # other runs are in it
+                parent.rmdir()
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then print the result."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                self.trainer.fit(**kwargs, weights_only=True)
+        except BaseException:
+            self._discard_run_folder()
+            raise
+        finally:
+            if self.report.summary is not None:
+                print(describe(self.report.summary))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Score the validation images and print the metrics."""
+        with contextlib.redirect_stdout(sys.stderr):
+            (metrics,) = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        self._print_metrics(metrics)
+
+    def test(self, **kwargs: Any) -> None:
+        """Score the test images and print the metrics."""
+        with contextlib.redirect_stdout(sys.stderr):
+            (metrics,) = self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        self._print_metrics(metrics)
+
+    def predict(self, ckpt_path: str, **kwargs: Any) -> None:
+        """Classify image files and say where the result is."""
+        images, output = self._get(self.config, "images"), self._get(self.config, "output")
+        with contextlib.redirect_stdout(sys.stderr):
+            paths, probabilities = predict_files(self.trainer, self.model, images, ckpt_path)
+        if self.trainer.is_global_zero:
+            write_predictions(Path(output), paths, probabilities, self.model.class_names)
+            print(f"{len(paths)} images: {output}")
+
+    def _print_metrics(self, metrics: Any) -> None:
+        if self.trainer.is_global_zero:
+            width = max(map(len, metrics))
+            print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A short table of a run's result, for people."""
+    right = summary["val_images"] - summary["val_mistakes"]
+    rows = {
+        "validation accuracy": f"{summary['val_accuracy']:.2%} ({right} of {summary['val_images']})",
+        "best epoch": f"{summary['best_epoch']} of {summary['epochs']}",
+        "could stop after": f"epoch {summary['stop_epoch']} (within one standard error of the best)",
+        "training time": f"{summary['seconds']:.1f} s",
+        "parameters": f"{summary['parameters']:,}",
+        "checkpoint": summary["checkpoint"],
+        "run folder": summary["run"],
+    }
+    return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+
+
+def _with_checkpoint_config(args: list[str]) -> list[str]:
+    """Put the config that belongs to ``--ckpt_path`` before what the user gives."""
+    path = _value_of("--ckpt_path", args)
+    if not args or args[0] not in DigitDoodleCLI.subcommands() or path is None:
+        return args
+    checkpoint = read_checkpoint(Path(path))
+    saved = Path(path).parent.parent / "config.yaml"
+    if args[0] == "fit" and saved.is_file():
+        first = str(saved)
+    else:
+        first = json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))
+    return [args[0], "--config", first, *args[1:]]
+
+
+def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str) -> dict[str, Any]:
+    hparams = checkpoint["hyper_parameters"]
+    known_class(Classifier, checkpoint["model_class"], path)
+    contract = {name: hparams[name] for name in LINKS}
+    own = {name: value for name, value in hparams.items() if name not in LINKS}
+    config = {"model": {"class_path": checkpoint["model_class"], "init_args": own}}
+    if subcommand == "predict":
+        data = f"{ImageFilesDataModule.__module__}.ImageFilesDataModule"
+        config["data"] = {"class_path": data, "init_args": {"images": [], **contract}}
+    elif "data_class" in checkpoint:
+        known_class(ImageDataModule, checkpoint["data_class"], path)
+        config["data"] = {
+            "class_path": checkpoint["data_class"],
+            "init_args": checkpoint["data_hparams"],
+        }
+    return config
+
+
+def _value_of(option: str, args: list[str]) -> str | None:
+    """What follows an option, as ``--option VALUE`` or ``--option=VALUE``; the last one counts."""
+    value = None
+    for place, arg in enumerate(args):
+        if arg == option and place + 1 < len(args):
+            value = args[place + 1]
+        elif arg.startswith(f"{option}="):
+            value = arg.partition("=")[2]
+    return value
+
+
+def _device(accelerator: Any) -> torch.device:
+    """The kind of device that the Trainer will choose for an accelerator option."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _snake_case(name: str) -> str:
+    """``CustomCNN`` -> ``custom_cnn``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def main(args: ArgsType = None) -> int:
+    """Run a command; returns its exit status, as ``exit_status`` has it; 2 for a command line that can't be parsed."""
+    with warnings.catch_warnings():
+        for message in SETTLED:
+            warnings.filterwarnings("ignore", message)
+        return exit_status(lambda: DigitDoodleCLI(args))

@@ -1,0 +1,66 @@
+"""Run a classifier over a dataset, outside of a Trainer."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from datamodules.base import ImageDataset, batches
+from lightning_modules.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of a dataset, and what is true.
+
+    Attributes:
+        probabilities: (N, K), float32, in the order of the dataset.
+        labels: (N,), int64.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,), int64: the most probable class."""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are classified right, in [0, 1]."""
+        return (self.predicted == self.labels).float().mean().item()
+
+    @property
+    def confusion(self) -> Tensor:
+        """(K, K), int64: images of the row's class that were taken for the column's."""
+        classes = self.probabilities.shape[1]
+        pairs = self.labels * classes + self.predicted
+        return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Classifier,
+    dataset: ImageDataset,
+    batch_size: int = 256,
+    autocast: AbstractContextManager[object] | None = None,
+) -> Predictions:
+    """Predict all images of a dataset, on the model's device.
+
+    Args:
+        model: The classifier; it is in eval mode afterwards as it was before.
+        dataset: The images, with their labels.
+        batch_size: Images at once.
+        autocast: Context of the precision to compute in; None is the weights' own.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    with autocast or nullcontext():
+        for batch in tqdm(batches(dataset, batch_size), desc="Evaluating", delay=2, leave=False):
+            parts.append(model.probabilities(batch.images.to(model.device)).cpu())
+    model.train(was_training)
+    return Predictions(torch.cat(parts), torch.from_numpy(dataset.labels))

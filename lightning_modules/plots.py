@@ -1,0 +1,121 @@
+"""The pictures of a run; each function returns a figure and shows nothing."""
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from lightning_modules.evaluation import Predictions
+
+MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
+
+
+def plot_accuracy(epochs: list[dict[str, float]], best_epoch: int) -> Figure:
+    """Training and validation accuracy per epoch, with a dashed line at the best epoch.
+
+    Args:
+        epochs: For each epoch ``epoch`` (from 1), ``train_accuracy`` and ``val_accuracy``, in [0, 1].
+        best_epoch: Where the line stands.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    x = [row["epoch"] for row in epochs]
+    axes.plot(x, [100 * row["train_accuracy"] for row in epochs], "o-", ms=3, label="training (augmented)")
+    axes.plot(x, [100 * row["val_accuracy"] for row in epochs], "o-", ms=3, label="validation")
+    best = next(row["val_accuracy"] for row in epochs if row["epoch"] == best_epoch)
+    axes.axvline(best_epoch, color="black", ls="--", lw=1, label=f"best epoch {best_epoch}: {best:.2%}")
+    # The first epochs of a run from scratch would press all that matters into the top edge.
+    shown = [100 * row[key] for row in epochs for key in ("train_accuracy", "val_accuracy")]
+    bottom = max(min(shown), np.median(shown) - 4 * (100 - np.median(shown)) - 1)
+    axes.set_ylim(bottom - 0.05 * (100 - bottom), 100 + 0.05 * (100 - bottom))
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy per epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_confusion_matrix(predictions: Predictions, class_names: list[str]) -> Figure:
+    """How many images of each class were taken for which; colours are shares of the row."""
+    counts = predictions.confusion.numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(4 + 0.45 * len(class_names), 16)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, class_names)
+    axes.set(
+        xlabel="predicted",
+        ylabel="true",
+        title=f"Validation images: {predictions.accuracy:.2%} right",
+    )
+    if len(class_names) <= MAX_WRITTEN_CLASSES:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+    return figure
+
+
+def plot_mistakes(
+    images: npt.NDArray[np.uint8],
+    names: list[str],
+    predictions: Predictions,
+    class_names: list[str],
+    most: int = 24,
+) -> Figure:
+    """The most confident wrong predictions, with what they are, what they were taken for and their files.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        names: N names.
+        predictions: What was predicted of them.
+        class_names: Names of the classes.
+        most: Show no more than this many.
+    """
+    wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
+    confidence = predictions.probabilities.amax(dim=1)
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
+    figure = _grid([images[row] for row in worst])
+    for axes, row in zip(figure.axes, worst, strict=False):
+        true = class_names[predictions.labels[row]]
+        taken = class_names[predictions.predicted[row]]
+        axes.set_title(f"{true} taken for {taken} ({confidence[row]:.0%})\n{_short(names[row])}", fontsize=7)
+    shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
+    figure.suptitle(f"{len(wrong)} of {len(images)} validation images are classified wrong{shown}")
+    return figure
+
+
+def plot_augmentation(images: Tensor, augmented: Tensor) -> Figure:
+    """Images of a batch and, under each, what augmentation makes of it.
+
+    Args:
+        images: (B, C, H, W), uint8.
+        augmented: (B, C, H, W), uint8, or float in [0, 1].
+    """
+    columns = 8
+    pairs: list[npt.NDArray[np.generic]] = []
+    for start in range(0, len(images), columns):
+        pairs += list(images[start : start + columns].numpy())
+        pairs += list(augmented[start : start + columns].numpy())
+    figure = _grid(pairs, columns)
+    figure.suptitle("Training images, and under each what augmentation makes of it")
+    return figure
+
+
+def _grid(images: list[npt.NDArray[np.generic]], columns: int = 8) -> Figure:
+    rows = max(-(-len(images) // columns), 1)
+    figure = Figure(figsize=(1.45 * columns, 1.6 * rows + 0.6), layout="constrained")
+    for place, image in enumerate(images):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        white = 255 if image.dtype == np.uint8 else 1
+        axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=white)
+        axes.set_axis_off()
+    return figure
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else "…" + name[1 - length :]

@@ -1,0 +1,55 @@
+"""Pixels -> network input: a part of the network, so that it travels with its weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.augmentation import to_grey
+
+
+class Preprocessing(nn.Module):
+    """Rescale, match channels, resize and normalise a batch, on its device.
+
+    Args:
+        channels: Channels that the network takes, 1 or 3: grey is repeated, colour is turned to grey.
+        size: Side of the square that the network takes, in pixels; resized bilinearly, antialiased.
+        mean: Mean of each channel, in [0, 1].
+        std: Standard deviation of each channel, in [0, 1].
+        interpolation: ``bilinear`` or ``bicubic``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str = "bilinear",
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = size
+        self.interpolation = interpolation
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Make the network's input.
+
+        Args:
+            images: (B, 1 or 3, H, W), uint8, or float in [0, 1].
+
+        Returns:
+            (B, channels, size, size), float32.
+        """
+        pixels = images.float()
+        if self.channels == 1:
+            pixels = to_grey(pixels)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
+        white = 1.0 if images.is_floating_point() else 255.0
+        # Broadcasting the statistics also repeats grey to the network's channels.
+        return (pixels - white * self.mean) / (white * self.std)

@@ -1,0 +1,85 @@
+"""The reference work's network, to compare with."""
+
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from lightning_modules.classifier import Classifier, Optimizer, Schedule
+from lightning_modules.preprocessing import Preprocessing
+
+
+class ReferenceCNN(Classifier):
+    """Two valid 5×5 convolutions (64 and 32 channels) with ReLU and max-pooling, dense 128, dense classes.
+
+    Weights start as Keras starts them: Glorot-uniform (Glorot & Bengio 2010,
+    https://proceedings.mlr.press/v9/glorot10a.html), biases at zero.
+
+    Args:
+        class_names: Names of the classes, in the order of the outputs.
+        in_channels: Channels of the data: 1 for grey, 3 for colour.
+        image_size: Side of the square images, in pixels; the dense layer's size follows from it.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of kernels and weight matrices.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``, which without weight decay is Adam.
+        schedule: ``one_cycle`` over the whole run, or ``constant``.
+        channels_last: Memory format of the convolutions; null takes the faster one of the device.
+
+    Raises:
+        UserError: The images are smaller than 16 pixels, or an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        in_channels: int,
+        image_size: int,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        optimizer: Optimizer = "adamw",
+        schedule: Schedule = "constant",
+        channels_last: bool | None = None,
+    ) -> None:
+        super().__init__(
+            class_names,
+            in_channels,
+            image_size,
+            learning_rate,
+            weight_decay,
+            label_smoothing,
+            optimizer,
+            schedule,
+            channels_last,
+        )
+        if image_size < 16:
+            raise UserError(f"ReferenceCNN needs images of at least 16 pixels, got image_size {image_size}")
+        self.save_hyperparameters(logger=False)
+        pooled = ((image_size - 4) // 2 - 4) // 2
+        self.preprocessing = Preprocessing(in_channels, image_size, (0.0,), (1.0,))
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 64, 5),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 32, 5),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * pooled * pooled, 128),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(128, len(class_names))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, 128), float."""
+        features: Tensor = self.features(self.preprocessing(images))
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(B, 128) -> (B, K), float: class scores (logits)."""
+        scores: Tensor = self.head(features)
+        return scores

@@ -1,0 +1,189 @@
+"""What a run leaves behind: its split, its pictures and its summary."""
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from datamodules.base import ImageDataModule
+from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.classifier import Classifier
+from lightning_modules.evaluation import Predictions, evaluate
+from lightning_modules.plots import (
+    plot_accuracy,
+    plot_augmentation,
+    plot_confusion_matrix,
+    plot_mistakes,
+)
+
+METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+class RunReport(Callback):
+    """Writes into the run folder what people look at first.
+
+    When training starts: ``split.csv`` and ``augmentation.png``. When it ends, also by Ctrl-C: ``accuracy.png``,
+    and of the best checkpoint ``confusion_matrix.png``, ``mistakes.png`` and ``summary.json``.
+
+    Attributes:
+        summary: What ``summary.json`` holds; None until training has ended. Epochs count from 1.
+    """
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] | None = None
+        self.folder = Path()
+        self._epochs: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far, so that a resumed run reports all of them."""
+        return {"epochs": self._epochs, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the epochs of the run that is resumed."""
+        self._epochs = list(state_dict["epochs"])
+        self._seconds = state_dict["seconds"]
+
+    def _elapsed(self) -> float:
+        return self._seconds + (time.monotonic() - self._started if self._started else 0.0)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Learn the run folder; Lightning broadcasts it, so every process has to ask."""
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the split and a picture of augmented images."""
+        data = _datamodule(trainer)
+        if data is None or not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data.save_split(self.folder / "split.csv")
+        assert data.train_set is not None
+        shown = data.train_set.__getitems__(range(min(24, len(data.train_set))))
+        augmented = data.augment(shown, epoch=0)
+        plot_augmentation(shown.images, augmented.images).savefig(self.folder / "augmentation.png", dpi=120)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch's metrics."""
+        logged = trainer.callback_metrics
+        if all(name in logged for name in METRICS):
+            metrics = {name: logged[name].item() for name in METRICS}
+            self._epochs.append({"epoch": trainer.current_epoch + 1, **metrics, "seconds": self._elapsed()})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write summary and pictures."""
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write summary and pictures of what there is when training is interrupted."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, model: LightningModule) -> None:
+        data = _datamodule(trainer)
+        best = _best_checkpoint(trainer)
+        if not (trainer.is_global_zero and self._epochs and best and data and isinstance(model, Classifier)):
+            return
+        assert data.val_set is not None
+        seconds, self._started = self._elapsed(), 0.0
+        checkpoint = read_checkpoint(best)
+        predictions = _predictions_of(checkpoint, trainer, model, data)
+        self.summary = summarise(self._epochs, checkpoint["epoch"] + 1, predictions, model.class_names) | {
+            "seconds": round(seconds, 2),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "model": type(model).__name__,
+            "data": type(data).__name__,
+            "precision": trainer.precision,
+            "device": trainer.strategy.root_device.type,
+            "run": str(self.folder),
+            "checkpoint": str(best),
+            "versions": versions(),
+        }
+        figures = {
+            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"]),
+            "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
+            "mistakes": plot_mistakes(
+                data.val_set.collection.pixels[data.val_set.rows],
+                data.val_set.names,
+                predictions,
+                model.class_names,
+            ),
+        }
+        for name, figure in figures.items():
+            figure.savefig(self.folder / f"{name}.png", dpi=120)
+        text = json.dumps(self.summary, indent=2, ensure_ascii=False)
+        (self.folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def summarise(
+    epochs: list[dict[str, float]], best_epoch: int, predictions: Predictions, class_names: list[str]
+) -> dict[str, Any]:
+    """The result of a run in figures, and the history of its epochs.
+
+    ``stop_epoch`` is where training could have stopped: the first epoch whose validation accuracy is within one
+    standard error of the best (the one-standard-error rule of Breiman et al. 1984, Classification and Regression
+    Trees); what came after it can't be told from chance on this validation set.
+    """
+    best = next(row for row in epochs if row["epoch"] == best_epoch)
+    accuracy, count = best["val_accuracy"], len(predictions.labels)
+    standard_error = (accuracy * (1 - accuracy) / count) ** 0.5
+    stop = next(row for row in epochs if row["val_accuracy"] >= accuracy - standard_error)
+    per_class = predictions.confusion.diag() / predictions.confusion.sum(dim=1)
+    return {
+        "val_accuracy": accuracy,
+        "best_epoch": best_epoch,
+        "stop_epoch": int(stop["epoch"]),
+        "epochs": int(epochs[-1]["epoch"]),
+        "val_images": count,
+        "val_mistakes": int((predictions.predicted != predictions.labels).sum()),
+        "val_accuracy_per_class": dict(zip(class_names, per_class.tolist(), strict=True)),
+        "history": epochs,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("digitdoodle", "torch", "torchvision", "lightning", "timm", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:  # run from a folder without being installed
+            continue
+    return found
+
+
+def _datamodule(trainer: Trainer) -> ImageDataModule | None:
+    datamodule = getattr(trainer, "datamodule", None)
+    return datamodule if isinstance(datamodule, ImageDataModule) else None
+
+
+def _best_checkpoint(trainer: Trainer) -> Path | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return Path(callback.best_model_path)
+    return None
+
+
+def _predictions_of(
+    checkpoint: dict[str, Any], trainer: Trainer, model: Classifier, data: ImageDataModule
+) -> Predictions:
+    """Predict the validation images by a checkpoint, and leave the model with the weights that it has."""
+    assert data.val_set is not None
+    current = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(checkpoint["state_dict"])
+    autocast = trainer.precision_plugin.val_step_context()
+    predictions = evaluate(model, data.val_set, data.batch_size, autocast)
+    model.load_state_dict(current)
+    return predictions

@@ -1,0 +1,110 @@
+"""Drawn data, and the real data where they are present."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Small networks on two cores only lose by handing work to a second thread, and CI runs several processes at once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+def draw_digit(digit: int, seed: int, size: int = 20) -> Image.Image:
+    """A light 0, 1 or 2 on black, a little different for each seed."""
+    generator = np.random.default_rng([digit, seed])
+    shift = generator.uniform(-2, 2, 2)
+    image = Image.new("L", (size * 4, size * 4))
+    pen = ImageDraw.Draw(image)
+
+    def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [((x + shift[0]) * size / 5, (y + shift[1]) * size / 5) for x, y in points]
+
+    if digit == 0:
+        pen.ellipse(at((6, 4), (14, 16)), outline=255, width=size // 3)
+    elif digit == 1:
+        pen.line(at((10, 3), (10, 17)), fill=255, width=size // 3)
+    else:
+        pen.line(at((6, 5), (14, 5), (6, 16), (14, 16)), fill=255, width=size // 3)
+    grain = generator.integers(0, 30, (size, size))
+    return Image.fromarray(np.clip(np.asarray(image.resize((size, size))) + grain, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory, monkeypatch):
+    """Keep the decoded images of a test out of the user's cache."""
+    home = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A folder of 60 drawn digits in three class folders."""
+    root = tmp_path / "digits"
+    for digit in range(3):
+        folder = root / f"{digit}_digits"
+        folder.mkdir(parents=True)
+        for seed in range(20):
+            draw_digit(digit, seed).save(folder / f"{seed}.png")
+    return root
+
+
+@pytest.fixture
+def shared():
+    """The folder of real data that lies beside the repository on the developers' machines."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data are not here")
+    return SHARED
+
+
+TINY = str(REPOSITORY / "tests" / "conf" / "tiny.yaml")
+
+
+@pytest.fixture
+def workplace(digits, tmp_path, monkeypatch):
+    """An empty current folder but for ``digits/``, as a user has it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(workplace, capsys):
+    """The run folder of a tiny training."""
+    from lightning_modules.cli import main
+
+    assert main(["fit", "--config", TINY]) == 0
+    capsys.readouterr()
+    return workplace / "runs" / "custom_cnn" / "version_0"
+
+
+def start(*args: str, **options: object) -> "subprocess.Popen[str]":
+    """Start a command as a user does: ``python -m lightning_modules ...``."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each start compiles all of torch again
+    command = [sys.executable, "-m", "lightning_modules", *args]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Wait until a process has written a file."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from datamodules import Augmentation, UserError
+
+STRONG = Augmentation(degrees=40, translate=(0.2, 0.1), scale=(0.7, 1.4), contrast=0.5)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 40, 25), (3, 25, 40)])
+def test_each_image_equals_torchvision_with_the_same_parameters(shape):
+    images = torch.randint(0, 256, (8, *shape), dtype=torch.uint8)
+    parameters = STRONG.draw(seed=1, epoch=2, count=8)
+    augmented = STRONG(images, parameters)
+    height, width = shape[1:]
+    for image, result, (angle, x, y, zoom, contrast) in zip(images, augmented, parameters.tolist(), strict=True):
+        expected = tv.affine(
+            image.float() / 255,
+            angle=angle,
+            translate=[x * width, y * height],
+            scale=zoom,
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        expected = tv.adjust_contrast(expected, contrast)
+        torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+
+
+def test_what_comes_into_view_is_filled():
+    white = torch.full((1, 1, 20, 20), 255, dtype=torch.uint8)
+    shifted = torch.tensor([[0.0, 0.5, 0.0, 1.0, 1.0]])
+    assert Augmentation(fill=1.0)(white, shifted).min() == 1
+    assert Augmentation(fill=0.0)(white, shifted)[..., :8].max() == 0
+
+
+def test_parameters_lie_in_their_ranges_and_fill_them():
+    parameters = STRONG.draw(seed=0, epoch=0, count=10_000)
+    low = torch.tensor([-40, -0.2, -0.1, 0.7, 0.5])
+    high = torch.tensor([40, 0.2, 0.1, 1.4, 1.5])
+    assert (parameters >= low).all()
+    assert (parameters <= high).all()
+    assert (parameters.mean(dim=0) - (low + high) / 2).abs().max() < 1
+    torch.testing.assert_close(parameters.amin(dim=0), low, atol=0.1, rtol=0.01)
+    torch.testing.assert_close(parameters.amax(dim=0), high, atol=0.1, rtol=0.01)
+
+
+def test_parameters_follow_from_seed_epoch_and_sample():
+    first = STRONG.draw(seed=1, epoch=3, count=50)
+    assert torch.equal(first, STRONG.draw(seed=1, epoch=3, count=50))
+    assert not torch.equal(first, STRONG.draw(seed=1, epoch=4, count=50))
+    assert not torch.equal(first, STRONG.draw(seed=2, epoch=3, count=50))
+    assert len(first.unique(dim=0)) == 50
+
+
+def test_all_copies_of_an_image_in_a_batch_differ():
+    image = torch.randint(0, 256, (1, 1, 20, 20), dtype=torch.uint8)
+    augmented = Augmentation()(image.repeat(16, 1, 1, 1), Augmentation().draw(0, 0, 16))
+    assert len(augmented.flatten(1).unique(dim=0)) == 16
+
+
+def test_nothing_is_ever_flipped():
+    images = torch.zeros(64, 1, 20, 20, dtype=torch.uint8)
+    images[:, :, 3:9, 11:17] = 255  # a block above and to the right of the centre
+    augmentation = Augmentation(degrees=20, translate=(0, 0))
+    augmented = augmentation(images, augmentation.draw(0, 0, 64))[:, 0]
+    top_right = augmented[:, :10, 10:].sum(dim=(1, 2))
+    assert (top_right > 0.7 * augmented.sum(dim=(1, 2))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"degrees": -1}, r"degrees must lie in \[0, 180\], got -1"),
+        ({"translate": (0.1, 2)}, r"translate must be two fractions in \[0, 1\]"),
+        ({"scale": (1.2, 0.8)}, "scale must be"),
+        ({"contrast": 3}, r"contrast must lie in \[0, 1\], got 3"),
+        ({"fill": 255}, r"fill must lie in \[0, 1\], got 255"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_a_clear_error(options, message):
+    with pytest.raises(UserError, match=message):
+        Augmentation(**options)

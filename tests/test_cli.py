@@ -1,0 +1,402 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules import ImageFolderDataModule
+from lightning_modules.checkpoint import load_classifier
+from lightning_modules.cli import main
+from lightning_modules.evaluation import evaluate
+from tests.conftest import TINY, draw_digit
+
+
+def run(capsys, *args):
+    """Run a command that must succeed; returns what it prints on stdout."""
+    status = main(list(args))
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return captured.out
+
+
+def fail(capsys, *args):
+    """Run a command that must fail; returns the one line that says why."""
+    try:
+        status = main(list(args))
+    except SystemExit as exit_:
+        status = exit_.code
+    captured = capsys.readouterr()
+    assert status not in (0, None)
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert captured.err.count("error: ") == 1
+    return captured.err[captured.err.index("error: ") :]
+
+
+def best(run_folder):
+    return str(run_folder / "checkpoints" / "best.ckpt")
+
+
+def test_fit_leaves_a_run_folder_to_look_at(workplace, capsys):
+    table = run(capsys, "fit", "--config", TINY)
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    pictures = ("accuracy", "augmentation", "confusion_matrix", "mistakes")
+    for name in [f"{name}.png" for name in pictures] + ["config.yaml", "metrics.csv", "split.csv"]:
+        assert (folder / name).stat().st_size > 0, name
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+    assert list(folder.glob("events.out.tfevents*"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {
+        "val_accuracy",
+        "best_epoch",
+        "epochs",
+        "seconds",
+        "parameters",
+        "checkpoint",
+        "versions",
+    } <= summary.keys()
+    assert summary["epochs"] == 3
+    assert 1 <= summary["stop_epoch"] <= summary["best_epoch"] <= 3
+    assert len(summary["history"]) == 3
+    assert "validation accuracy" in table
+    assert "runs/custom_cnn/version_0" in table
+
+
+def test_the_reported_accuracy_is_that_of_the_best_checkpoint(trained, capsys):
+    summary = json.loads((trained / "summary.json").read_text())
+    data = ImageFolderDataModule("digits", image_size=20)
+    data.prepare_data()
+    data.setup("fit")
+    predictions = evaluate(load_classifier(trained / "checkpoints" / "best.ckpt"), data.val_set)
+    assert predictions.accuracy == pytest.approx(summary["val_accuracy"])
+    assert summary["val_mistakes"] == (predictions.predicted != predictions.labels).sum()
+    printed = run(capsys, "validate", "--ckpt_path", best(trained))
+    assert f"val_accuracy  {summary['val_accuracy']:.4f}" in printed
+
+
+def test_the_split_of_the_run_is_that_of_the_datamodule(trained):
+    data = ImageFolderDataModule("digits", image_size=20)
+    data.prepare_data()
+    data.setup("fit")
+    with (trained / "split.csv").open() as file:
+        written = {row["file"]: row["subset"] for row in csv.DictReader(file)}
+    assert {name for name, subset in written.items() if subset == "val"} == set(data.val_set.names)
+    assert {name for name, subset in written.items() if subset == "train"} == set(data.train_set.names)
+
+
+def test_a_second_run_has_a_folder_of_its_own(trained, capsys):
+    before = (trained / "summary.json").read_bytes()
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1")
+    assert (trained.parent / "version_1" / "summary.json").exists()
+    assert (trained / "summary.json").read_bytes() == before
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--name", "mine")
+    assert (trained.parent.parent / "mine" / "version_0" / "summary.json").exists()
+
+
+def test_the_saved_config_runs_again_to_the_same_weights(trained, capsys):
+    run(capsys, "fit", "--config", str(trained / "config.yaml"))
+    again = trained.parent / "version_1"
+    assert_same_weights(trained / "checkpoints" / "last.ckpt", again / "checkpoints" / "last.ckpt")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(workplace, capsys):
+    for seed in ("1", "1", "2"):
+        run(capsys, "fit", "--config", TINY, "--seed_everything", seed)
+    runs = workplace / "runs" / "custom_cnn"
+    last = [runs / f"version_{number}" / "checkpoints" / "last.ckpt" for number in range(3)]
+    assert_same_weights(last[0], last[1])
+    with pytest.raises(AssertionError):
+        assert_same_weights(last[0], last[2])
+
+
+def assert_same_weights(first, second):
+    first, second = (torch.load(path, weights_only=True) for path in (first, second))
+    for key in ("state_dict", "current_model_state"):
+        assert first[key].keys() == second[key].keys()
+        assert all(torch.equal(first[key][name], second[key][name]) for name in first[key]), key
+
+
+def test_test_and_validate_need_nothing_but_the_checkpoint(trained, capsys):
+    tested = run(capsys, "test", "--ckpt_path", best(trained))
+    assert "test_accuracy " in tested
+    assert "test_accuracy/1_digits" in tested
+    assert sorted(path.name for path in trained.parent.parent.iterdir()) == ["custom_cnn"]
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
+
+
+def test_test_takes_a_test_folder(trained, capsys, workplace):
+    shutil.copytree("digits", "others")
+    printed = run(capsys, "test", "--ckpt_path", best(trained), "--data.test_root", "others")
+    assert "test_accuracy " in printed
+
+
+def test_predict_writes_path_label_probability_and_the_top_three(trained, capsys, workplace):
+    draw_digit(2, 77, 50).convert("RGBA").save("ünï code.png")
+    draw_digit(1, 78).convert("CMYK").save("big.tiff")
+    printed = run(
+        capsys,
+        "predict",
+        "--ckpt_path",
+        best(trained),
+        "--images",
+        "ünï code.png",
+        "digits/0_digits",
+        "big.tiff",
+    )
+    assert printed == "22 images: predictions.csv\n"
+    with Path("predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "path",
+        "label",
+        "probability",
+        "label_2",
+        "probability_2",
+        "label_3",
+        "probability_3",
+    ]
+    paths = [f"digits/0_digits/{number}.png" for number in range(20)]
+    assert [row["path"] for row in rows] == ["ünï code.png", *paths, "big.tiff"]
+    for row in rows:
+        probabilities = [float(row[key]) for key in ("probability", "probability_2", "probability_3")]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert {row["label"], row["label_2"], row["label_3"]} == {
+            "0_digits",
+            "1_digits",
+            "2_digits",
+        }
+
+
+def test_predict_agrees_with_validation_on_the_same_files(trained, capsys):
+    data = ImageFolderDataModule("digits", image_size=20)
+    data.prepare_data()
+    data.setup("fit")
+    expected = evaluate(load_classifier(trained / "checkpoints" / "best.ckpt"), data.val_set)
+    files = [f"digits/{name}" for name in data.val_set.names]
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", *files, "--output", "out.csv")
+    with Path("out.csv").open() as file:
+        for row, probabilities in zip(csv.DictReader(file), expected.probabilities, strict=True):
+            assert float(row["probability"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
+
+
+def test_predict_needs_only_the_checkpoint_not_the_training_data(trained, capsys, workplace):
+    shutil.move("digits/1_digits", "elsewhere")
+    shutil.rmtree("digits")
+    checkpoint = shutil.copy(best(trained), "mine.ckpt")
+    shutil.rmtree(trained)
+    assert run(capsys, "predict", "--ckpt_path", checkpoint, "--images", "elsewhere") == "20 images: predictions.csv\n"
+
+
+def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--model.schedule", "constant")
+    last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
+    run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "5")
+    summary = json.loads((workplace / "runs" / "custom_cnn" / "version_1" / "summary.json").read_text())
+    assert [row["epoch"] for row in summary["history"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_one_cycle_schedule_cannot_be_stretched(trained, capsys):
+    last = str(trained / "checkpoints" / "last.ckpt")
+    message = fail(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "5")
+    assert "one-cycle schedule of 9 steps, but this run has 15" in message
+
+
+def test_early_stopping_ends_a_run_on_a_plateau(workplace, capsys):
+    args = (
+        "--trainer.max_epochs",
+        "9",
+        "--early_stopping.patience",
+        "1",
+        "--early_stopping.min_delta",
+        "1",
+    )
+    run(capsys, "fit", "--config", TINY, *args)
+    summary = json.loads((workplace / "runs" / "custom_cnn" / "version_0" / "summary.json").read_text())
+    assert summary["epochs"] == 2
+
+
+def test_print_config_is_a_config(workplace, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", TINY, "--print_config"])
+    assert exit_.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["width"] == 8
+    assert "class_names" not in config["model"]["init_args"]
+
+
+def test_the_data_can_be_changed_on_the_command_line(workplace, capsys):
+    args = (
+        "--data",
+        "OptDigitsDataModule",
+        "--data.classes",
+        "[0, 1]",
+        "--trainer.max_epochs",
+        "1",
+    )
+    run(capsys, "fit", "--config", TINY, *args)
+    model = load_classifier(workplace / "runs" / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt")
+    assert (model.class_names, model.image_size) == (["0", "1"], 8)
+
+
+def test_augmentation_can_be_set_in_parts_or_switched_off(workplace, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", TINY, "--data.augmentation.degrees", "33", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["init_args"]["augmentation"]["degrees"] == 33
+    assert config["data"]["init_args"]["augmentation"]["contrast"] == 0.1
+    run(capsys, "fit", "--config", TINY, "--data.augmentation", "null", "--trainer.max_epochs", "1")
+
+
+def test_the_reference_network_trains_too(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--model", "ReferenceCNN", "--trainer.max_epochs", "1")
+    assert (workplace / "runs" / "reference_cnn" / "version_0" / "summary.json").exists()
+
+
+def test_without_a_config_our_network_learns_the_embedded_digits(workplace, capsys):
+    table = run(capsys, "fit", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
+    assert "runs/custom_cnn/version_0" in table
+
+
+def test_a_trainer_without_loggers_works(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--trainer.logger", "false")
+    assert (workplace / "runs" / "summary.json").exists()
+
+
+def test_a_quick_trial_leaves_nothing(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--trainer.fast_dev_run", "true")
+    assert not (workplace / "runs").exists()
+
+
+def test_colour_images_keep_their_channels(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--data.in_channels", "3", "--trainer.max_epochs", "1")
+    model = load_classifier(workplace / "runs" / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt")
+    assert model.in_channels == 3
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_command_scores_an_untrained_network(workplace, capsys, command):
+    images = ["--images", "digits"] if command == "predict" else []
+    assert "--ckpt_path" in fail(capsys, command, "--config", TINY, *images)
+
+
+@pytest.mark.parametrize("how", ["flag", "config"])
+def test_what_follows_from_the_data_cannot_be_set(workplace, capsys, how):
+    if how == "flag":
+        args = ["--model.class_names", "[x, y, z]"]
+    else:
+        (workplace / "more.yaml").write_text("model:\n  init_args:\n    class_names: [x, y, z]\n")
+        args = ["--config", "more.yaml"]
+    assert "class_names" in fail(capsys, "fit", "--config", TINY, *args)
+
+
+def test_a_checkpoint_of_other_classes_is_refused(trained, capsys):
+    draw_digit(1, 99).save("digits/0_digits/new.png")
+    shutil.copytree("digits/0_digits", "digits/9_digits")
+    for number in range(20):
+        draw_digit(0, 200 + number).save(f"digits/9_digits/{number}.png")
+    message = fail(capsys, "test", "--ckpt_path", best(trained))
+    assert "trained on the classes 0_digits, 1_digits, 2_digits" in message
+    assert "the data have 0_digits, 1_digits, 2_digits, 9_digits" in message
+    shutil.rmtree("digits/9_digits")
+    shutil.rmtree("digits/1_digits")
+    assert "the data have 0_digits, 2_digits" in fail(capsys, "test", "--ckpt_path", best(trained))
+
+
+def test_a_checkpoint_that_is_none_is_refused(workplace, capsys):
+    assert "no such file" in fail(capsys, "test", "--ckpt_path", "missing.ckpt")
+    (workplace / "text.ckpt").write_text("text")
+    assert "text.ckpt: no checkpoint" in fail(capsys, "test", "--ckpt_path", "text.ckpt")
+    assert "is a directory" in fail(capsys, "test", "--ckpt_path", "digits")
+    torch.save({"weights": torch.zeros(3)}, "other.ckpt")
+    assert "no checkpoint of a DigitDoodle classifier" in fail(capsys, "test", "--ckpt_path", "other.ckpt")
+
+
+def test_a_truncated_checkpoint_is_refused(trained, capsys):
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    (trained / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert "cut.ckpt: no checkpoint, or one that is cut off" in fail(
+        capsys, "test", "--ckpt_path", str(trained / "cut.ckpt")
+    )
+
+
+class Intruder:
+    def __reduce__(self):
+        return open, ("intruder was here", "w")
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_a_checkpoint_that_would_run_code_is_refused(trained, capsys, command):
+    checkpoint = torch.load(best(trained), weights_only=True)
+    torch.save({**checkpoint, "extra": Intruder()}, "evil.ckpt")
+    args = {"fit": ["--config", TINY], "predict": ["--images", "digits"]}.get(command, [])
+    assert "could run code" in fail(capsys, command, "--ckpt_path", "evil.ckpt", *args)
+    assert not (trained.parents[2] / "intruder was here").exists()
+
+
+def test_a_checkpoint_cannot_choose_what_is_imported(trained, capsys, monkeypatch):
+    checkpoint = torch.load(best(trained), weights_only=True)
+    (trained.parents[2] / "evil.py").write_text("open('intruder was here', 'w')\n")
+    monkeypatch.syspath_prepend(trained.parents[2])
+    torch.save({**checkpoint, "model_class": "evil.Model"}, "evil.ckpt")
+    assert "made with evil.Model" in fail(capsys, "test", "--ckpt_path", "evil.ckpt")
+    torch.save({**checkpoint, "data_class": "evil.Data"}, "evil.ckpt")
+    assert "made with evil.Data" in fail(capsys, "test", "--ckpt_path", "evil.ckpt")
+    assert not (trained.parents[2] / "intruder was here").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(trained, capsys):
+    assert "don't fit this CustomCNN" in fail(capsys, "test", "--ckpt_path", best(trained), "--model.width", "12")
+
+
+def test_unreadable_images_end_prediction_before_anything_is_written(trained, capsys, workplace):
+    (workplace / "digits" / "0_digits" / "3.png").write_text("text")
+    message = fail(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits")
+    assert "digits/0_digits/3.png: cannot identify image file" in message
+    assert not (workplace / "predictions.csv").exists()
+    message = fail(capsys, "predict", "--ckpt_path", best(trained), "--images", "nowhere.png")
+    assert "nowhere.png: no such file or folder" in message
+    (workplace / "empty").mkdir()
+    assert "no images in this folder" in fail(capsys, "predict", "--ckpt_path", best(trained), "--images", "empty")
+
+
+def test_an_output_that_cannot_be_written_is_a_clear_error(trained, capsys):
+    args = ("--images", "digits/0_digits", "--output", "no/such/folder/out.csv")
+    assert "no/such/folder/out.csv: no such file" in fail(capsys, "predict", "--ckpt_path", best(trained), *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data.root", "nowhere"], "nowhere: no such file or directory"),
+        (["--data.root", "digits/0_digits"], "no class folders"),
+        (["--data.classes", "[0_digits, 7_digits]"], "unknown class 7_digits"),
+        (["--data.val_fraction", "2"], "val_fraction must lie in (0, 1), got 2.0"),
+        (["--data.augmentation.degrees", "-5"], "degrees must lie in [0, 180], got -5.0"),
+        (["--model.learning_rate", "0"], "learning_rate must be above 0"),
+        (["--model.label_smoothing", "1"], "label_smoothing must lie in [0, 1)"),
+        (["--model.width", "wide"], "width"),
+        (["--model.wdth", "3"], "wdth"),
+        (["--model", "NoSuchCNN"], "NoSuchCNN"),
+        (["--trainer.default_root_dir", "digits/0_digits/0.png"], "not a directory"),
+        (["--trainer.accelerator", "abacus"], "invalid accelerator name"),
+        (["--trainer.max_epochs", "-7"], "max_epochs"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_clear_line(workplace, capsys, args, message):
+    assert message in fail(capsys, "fit", "--config", TINY, *args)
+    assert not (workplace / "runs").exists()
+
+
+def test_a_broken_image_stops_training_before_it_leaves_anything(workplace, capsys):
+    (workplace / "digits" / "0_digits" / "3.png").write_bytes(b"")
+    assert "0_digits/3.png: empty file" in fail(capsys, "fit", "--config", TINY)
+    assert not list((workplace / "runs").rglob("*.ckpt"))
+    run(capsys, "fit", "--config", TINY, "--data.on_unreadable", "skip", "--trainer.max_epochs", "1")

@@ -1,0 +1,94 @@
+"""What needs processes of its own: kills, Ctrl-C, several processes at once."""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.cli import main
+from tests.conftest import TINY, start, wait_for
+from tests.test_cli import assert_same_weights
+
+RUNS = "runs/custom_cnn"
+
+
+class Kill(Callback):
+    """Kills its own process in the middle of an epoch.
+
+    Args:
+        epoch: Epochs that are finished before.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(workplace, epoch):
+    assert main(["fit", "--config", TINY, "--name", "whole"]) == 0
+    kill = [
+        "--trainer.callbacks+",
+        "tests.test_processes.Kill",
+        "--trainer.callbacks.epoch",
+        str(epoch),
+    ]
+    process = start("fit", "--config", TINY, "--name", "killed", *kill)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL, err
+    runs = workplace / "runs"
+    last = {name: runs / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "killed", "resumed")}
+    assert torch.load(last["killed"], weights_only=True)["epoch"] + 1 == epoch
+    resume = ["fit", "--config", TINY, "--ckpt_path", str(last["killed"]), "--name", "resumed"]
+    assert main(resume) == 0
+    assert_same_weights(last["whole"], last["resumed"])
+    assert not list(runs.rglob("*.tmp"))
+
+
+def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
+    process = start("fit", "--config", TINY, "--trainer.max_epochs", "1000", "--early_stopping.patience", "1000")
+    last = workplace / RUNS / "version_0" / "checkpoints" / "last.ckpt"
+    wait_for(last, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in err
+    assert "validation accuracy" in out
+    epochs = json.loads((last.parents[1] / "summary.json").read_text())["epochs"]
+    assert torch.load(last, weights_only=True)["epoch"] + 1 == epochs
+    for name in ("accuracy.png", "confusion_matrix.png", "mistakes.png"):
+        assert (last.parents[1] / name).stat().st_size > 0
+
+
+def test_two_processes_train_and_score_as_one(workplace, capsys):
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    # 60 images: 12 for validation, in batches of at most 5, so that the processes have unequal shares.
+    process = start("fit", "--config", TINY, "--data.batch_size", "5", *ddp)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("validation accuracy") == 1
+    run = workplace / RUNS / "version_0"
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    reported = json.loads((run / "summary.json").read_text())
+    best = str(run / "checkpoints" / "best.ckpt")
+
+    assert main(["validate", "--ckpt_path", best]) == 0
+    of_one = capsys.readouterr().out
+    assert f"val_accuracy  {reported['val_accuracy']:.4f}" in of_one
+    of_two = reported["history"][reported["best_epoch"] - 1]
+    assert f"val_loss      {of_two['val_loss']:.4f}" in of_one
+
+    process = start("predict", "--ckpt_path", best, "--images", "digits", "--output", "two.csv", *ddp)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert main(["predict", "--ckpt_path", best, "--images", "digits", "--output", "one.csv"]) == 0
+    one, two = (list(csv.reader((workplace / name).open())) for name in ("one.csv", "two.csv"))
+    assert len(one) == 61
+    assert one == two
