@@ -165,8 +165,15 @@ def batches(
         world_size: Number of processes.
     """
     sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed), batch_size)
-    # The pixels are in memory or mapped: a worker process would only add the cost of handing them over.
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=keep_batch, pin_memory=torch.cuda.is_available())
+    # The pixels are in memory or mapped: a worker process would only add the cost of handing them over. A generator of
+    # its own keeps the loader from drawing on the global random state, which dropout follows, also after a resume.
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=keep_batch,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
 
 
 def keep_batch(batch: Any) -> Any:

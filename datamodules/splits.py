@@ -85,6 +85,24 @@ def write_split(path: Path, names: list[str], labels: list[str], in_validation: 
             writer.writerow((name, label, VAL if val else TRAIN))
 
 
+def read_rows(path: Path) -> dict[str, tuple[str, str]]:
+    """Read a split file: label and subset by file.
+
+    Raises:
+        UserError: The file is missing or is no split.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            if not {"file", "label", "subset"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: no split; a split file has the columns file, label, subset")
+            return {row["file"]: (row["label"], row["subset"]) for row in reader}
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV file ({error})") from error
+
+
 def read_split(path: Path, names: list[str], labels: list[str]) -> npt.NDArray[np.bool_]:
     """Read a split that ``write_split`` wrote, for the same images in any order.
 
@@ -94,16 +112,7 @@ def read_split(path: Path, names: list[str], labels: list[str]) -> npt.NDArray[n
     Raises:
         UserError: The file is missing or is no split, or speaks of other images or labels than these.
     """
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            if not {"file", "label", "subset"} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: no split; a split file has the columns file, label, subset")
-            subsets = {row["file"]: (row["label"], row["subset"]) for row in reader}
-    except OSError as error:
-        raise UserError(f"{path}: {reason(error)}") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: no CSV file ({error})") from error
+    subsets = read_rows(path)
     in_validation = np.zeros(len(names), np.bool_)
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
         if name not in subsets:

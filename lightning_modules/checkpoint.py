@@ -1,17 +1,19 @@
-"""Read checkpoints: safely, and with everything that is needed to feed the network."""
+"""Read checkpoints and exports: safely, and with everything that is needed to feed the network."""
 
-import pickle
-import zipfile
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from datamodules.errors import UserError, reason
-from lightning_modules import custom_cnn, reference_cnn  # noqa: F401 - so that these classes are known
+from lightning_modules import custom_cnn, mobilenetv2, reference_cnn  # noqa: F401 - so that these classes are known
 from lightning_modules.classifier import Classifier
+from lightning_modules.weights import read_torch_file, read_weights
 
 T = TypeVar("T")
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of an exported folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -21,19 +23,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: There is no such file, it is no whole checkpoint, it holds pickled objects that could run code,
             or something else than a classifier made it.
     """
-    try:
-        with path.open("rb"):
-            if not zipfile.is_zipfile(path):
-                raise UserError(f"{path}: no checkpoint, or one that is cut off")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {reason(error)}; give a checkpoint file") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused, since it holds objects that could run code; a checkpoint holds tensors and plain values"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no checkpoint, or one that is cut off") from error
+    checkpoint = read_torch_file(path)
     needed = {"state_dict", "hyper_parameters", "model_class"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
         raise UserError(f"{path}: no checkpoint of a DigitDoodle classifier; `fit` writes those")
@@ -68,3 +58,31 @@ def known_class(base: type[T], class_path: str, path: Path) -> type[T]:
         if f"{cls.__module__}.{cls.__qualname__}" == class_path:
             return cls
     raise UserError(f"{path}: made with {class_path}, which DigitDoodle doesn't have; import its module first")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.json`` of an exported folder.
+
+    Raises:
+        UserError: It is no exported folder, or a damaged one.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config["model_class"], config["hyper_parameters"]
+    except OSError as error:
+        raise UserError(f"{folder}: no exported classifier ({CONFIG}: {reason(error)})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG}: damaged ({error})") from error
+    return config  # type: ignore[no-any-return]
+
+
+def load_export(folder: Path) -> Classifier:
+    """Build the classifier that an exported folder holds, ready to predict; nothing in it is run.
+
+    Raises:
+        UserError: It is no exported folder, or a damaged one.
+    """
+    config = read_config(folder)
+    model = known_class(Classifier, config["model_class"], folder)(**config["hyper_parameters"])
+    model.load_state_dict(read_weights(folder / WEIGHTS))
+    return model.eval()

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import re
 import shutil
 import sys
 import warnings
@@ -29,13 +28,16 @@ from datamodules.image_files import ImageFilesDataModule
 from datamodules.image_folder import ImageFolderDataModule  # noqa: F401 - found by name on the command line
 from datamodules.mnist import MNISTDataModule  # noqa: F401
 from datamodules.optdigits import OptDigitsDataModule
-from lightning_modules.checkpoint import known_class, read_checkpoint
+from lightning_modules.best_checkpoint import BestCheckpoint
+from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
 from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.hardware import fastest_precision
+from lightning_modules.mobilenetv2 import MobileNetV2  # noqa: F401
 from lightning_modules.predict import predict_files, write_predictions
 from lightning_modules.reference_cnn import ReferenceCNN  # noqa: F401
 from lightning_modules.report import RunReport
+from lightning_modules.weights import read_weights
 
 # Lightning warns of these; each is as it should be.
 SETTLED = (
@@ -176,15 +178,9 @@ class DigitDoodleCLI(LightningCLI):
                 "version": folder.name,
             }
             kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
-        monitor = self._get(self.config_init, "monitor")
         callbacks = [
             *callbacks,
-            ModelCheckpoint(
-                monitor=monitor,
-                mode="max" if monitor == "val_accuracy" else "min",
-                filename="best",
-                enable_version_counter=False,
-            ),
+            BestCheckpoint(self._get(self.config_init, "monitor")),
             ModelCheckpoint(filename="last", enable_version_counter=False),
             self.report,
         ]
@@ -194,7 +190,7 @@ class DigitDoodleCLI(LightningCLI):
 
     def _run_folder(self, root: Path) -> Path:
         """The folder of this run, ``root/name/version_N``, with the first N that is free."""
-        name = self._get(self.config, "name") or _snake_case(type(self.model).__name__)
+        name = self._get(self.config, "name") or type(self.model).__module__.rpartition(".")[2]
         for number in itertools.count():
             folder = root / name / f"version_{number}"
             try:
@@ -247,8 +243,11 @@ class DigitDoodleCLI(LightningCLI):
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
         """Classify image files and say where the result is."""
         images, output = self._get(self.config, "images"), self._get(self.config, "output")
+        export = Path(ckpt_path).is_dir()
+        if export:
+            self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
         with contextlib.redirect_stdout(sys.stderr):
-            paths, probabilities = predict_files(self.trainer, self.model, images, ckpt_path)
+            paths, probabilities = predict_files(self.trainer, self.model, images, None if export else ckpt_path)
         if self.trainer.is_global_zero:
             write_predictions(Path(output), paths, probabilities, self.model.class_names)
             print(f"{len(paths)} images: {output}")
@@ -279,7 +278,10 @@ def _with_checkpoint_config(args: list[str]) -> list[str]:
     path = _value_of("--ckpt_path", args)
     if not args or args[0] not in DigitDoodleCLI.subcommands() or path is None:
         return args
-    checkpoint = read_checkpoint(Path(path))
+    if args[0] == "predict" and Path(path).is_dir():
+        checkpoint = read_config(Path(path))
+    else:
+        checkpoint = read_checkpoint(Path(path))
     saved = Path(path).parent.parent / "config.yaml"
     if args[0] == "fit" and saved.is_file():
         first = str(saved)
@@ -324,11 +326,6 @@ def _device(accelerator: Any) -> torch.device:
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-def _snake_case(name: str) -> str:
-    """``CustomCNN`` -> ``custom_cnn``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def main(args: ArgsType = None) -> int:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from datamodules.base import ImageDataset
 from lightning_modules.evaluation import Predictions
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
@@ -60,32 +61,26 @@ def plot_confusion_matrix(predictions: Predictions, class_names: list[str]) -> F
     return figure
 
 
-def plot_mistakes(
-    images: npt.NDArray[np.uint8],
-    names: list[str],
-    predictions: Predictions,
-    class_names: list[str],
-    most: int = 24,
-) -> Figure:
+def plot_mistakes(dataset: ImageDataset, predictions: Predictions, class_names: list[str], most: int = 24) -> Figure:
     """The most confident wrong predictions, with what they are, what they were taken for and their files.
 
     Args:
-        images: (N, C, H, W), uint8.
-        names: N names.
-        predictions: What was predicted of them.
+        dataset: The validation images.
+        predictions: What is predicted of them.
         class_names: Names of the classes.
         most: Show no more than this many.
     """
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     confidence = predictions.probabilities.amax(dim=1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
-    figure = _grid([images[row] for row in worst])
-    for axes, row in zip(figure.axes, worst, strict=False):
+    figure = _grid(list(dataset.__getitems__(worst).images.numpy()))
+    names = dataset.names
+    for axes, row in zip(figure.axes, worst, strict=True):
         true = class_names[predictions.labels[row]]
         taken = class_names[predictions.predicted[row]]
         axes.set_title(f"{true} taken for {taken} ({confidence[row]:.0%})\n{_short(names[row])}", fontsize=7)
     shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
-    figure.suptitle(f"{len(wrong)} of {len(images)} validation images are classified wrong{shown}")
+    figure.suptitle(f"{len(wrong)} of {len(dataset)} validation images are classified wrong{shown}")
     return figure
 
 

@@ -17,14 +17,16 @@ from lightning_modules.classifier import Classifier
 TOP = 3
 
 
-def predict_files(trainer: Trainer, model: Classifier, images: list[str], ckpt_path: str) -> tuple[list[Path], Tensor]:
+def predict_files(
+    trainer: Trainer, model: Classifier, images: list[str], ckpt_path: str | None
+) -> tuple[list[Path], Tensor]:
     """Classify image files, with as many processes as the trainer has.
 
     Args:
         trainer: Where and how to compute.
         model: The classifier.
         images: Image files, and folders that are searched for them.
-        ckpt_path: Checkpoint with the model's weights.
+        ckpt_path: Checkpoint with the model's weights; None where the model has them already.
 
     Returns:
         N files, in the order given, and (N, K), float32, the class probabilities of each.

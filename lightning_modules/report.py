@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import ImageDataModule
+from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import Predictions, evaluate
@@ -113,12 +114,7 @@ class RunReport(Callback):
         figures = {
             "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"]),
             "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
-            "mistakes": plot_mistakes(
-                data.val_set.collection.pixels[data.val_set.rows],
-                data.val_set.names,
-                predictions,
-                model.class_names,
-            ),
+            "mistakes": plot_mistakes(data.val_set, predictions, model.class_names),
         }
         for name, figure in figures.items():
             figure.savefig(self.folder / f"{name}.png", dpi=120)
@@ -171,7 +167,7 @@ def _datamodule(trainer: Trainer) -> ImageDataModule | None:
 
 def _best_checkpoint(trainer: Trainer) -> Path | None:
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+        if isinstance(callback, BestCheckpoint) and callback.best_model_path:
             return Path(callback.best_model_path)
     return None
 

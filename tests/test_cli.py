@@ -202,6 +202,22 @@ def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
     assert [row["epoch"] for row in summary["history"]] == [1, 2, 3, 4, 5]
 
 
+def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--model.schedule", "constant", "--model.learning_rate", "0.05")
+    first = workplace / "runs" / "custom_cnn" / "version_0"
+    # What follows can't be better: the network is thrown off by a learning rate that is far too high.
+    last = str(first / "checkpoints" / "last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    for group in checkpoint["optimizer_states"][0]["param_groups"]:
+        group["lr"] = 1e4
+    torch.save(checkpoint, last)
+    run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "4")
+    summaries = [json.loads((first.with_name(f"version_{n}") / "summary.json").read_text()) for n in (0, 1)]
+    assert summaries[1]["best_epoch"] == summaries[0]["best_epoch"]
+    assert summaries[1]["val_accuracy"] == summaries[0]["val_accuracy"]
+    assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
+
+
 def test_a_one_cycle_schedule_cannot_be_stretched(trained, capsys):
     last = str(trained / "checkpoints" / "last.ckpt")
     message = fail(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "5")
@@ -312,7 +328,7 @@ def test_a_checkpoint_of_other_classes_is_refused(trained, capsys):
 def test_a_checkpoint_that_is_none_is_refused(workplace, capsys):
     assert "no such file" in fail(capsys, "test", "--ckpt_path", "missing.ckpt")
     (workplace / "text.ckpt").write_text("text")
-    assert "text.ckpt: no checkpoint" in fail(capsys, "test", "--ckpt_path", "text.ckpt")
+    assert "text.ckpt: not written by torch.save" in fail(capsys, "test", "--ckpt_path", "text.ckpt")
     assert "is a directory" in fail(capsys, "test", "--ckpt_path", "digits")
     torch.save({"weights": torch.zeros(3)}, "other.ckpt")
     assert "no checkpoint of a DigitDoodle classifier" in fail(capsys, "test", "--ckpt_path", "other.ckpt")
@@ -321,7 +337,7 @@ def test_a_checkpoint_that_is_none_is_refused(workplace, capsys):
 def test_a_truncated_checkpoint_is_refused(trained, capsys):
     whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
     (trained / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    assert "cut.ckpt: no checkpoint, or one that is cut off" in fail(
+    assert "cut.ckpt: not written by torch.save, or cut off" in fail(
         capsys, "test", "--ckpt_path", str(trained / "cut.ckpt")
     )
 

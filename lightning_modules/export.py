@@ -1,0 +1,219 @@
+"""Export a run for use elsewhere: ``python -m lightning_modules.export RUN FOLDER``."""
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datamodules.augmentation import Augmentation
+from datamodules.base import ImageDataModule, ImageDataset, batches
+from datamodules.errors import UserError, exit_status
+from lightning_modules.calibration import expected_calibration_error, fit_temperature
+from lightning_modules.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    known_class,
+    load_classifier,
+    load_export,
+    read_checkpoint,
+    read_config,
+)
+from lightning_modules.classifier import Classifier
+from lightning_modules.compare import read_run
+from lightning_modules.evaluation import Predictions
+from lightning_modules.model_card import write_model_card
+
+PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+
+
+class Probabilities(nn.Module):
+    """Raw pixels to class probabilities: preprocessing, network, temperature, softmax.
+
+    Args:
+        classifier: The classifier.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S), uint8 -> (B, K), float32."""
+        return self.classifier.probabilities(images)
+
+
+def load_data(run: Path) -> ImageDataModule:
+    """The data that a run was trained on, with its split.
+
+    Raises:
+        UserError: They aren't where they were, or aren't what they were.
+    """
+    path = run / "checkpoints" / "best.ckpt"
+    checkpoint = read_checkpoint(path)
+    if "data_class" not in checkpoint:
+        raise UserError(f"{path}: doesn't say what it was trained on; it was not made by `fit`")
+    hparams = {**checkpoint["data_hparams"], "split_file": str(run / "split.csv")}
+    if hparams["augmentation"] is not None:
+        hparams["augmentation"] = Augmentation(**hparams["augmentation"])
+    data = known_class(ImageDataModule, checkpoint["data_class"], path)(**hparams)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def logits_of(model: Classifier, dataset: ImageDataset) -> Tensor:
+    """(N, K), float32: class scores of all images of a dataset."""
+    with torch.inference_mode():
+        return torch.cat([model(batch.images) for batch in tqdm(batches(dataset, 64), desc="Evaluating", leave=False)])
+
+
+def export(run: Path, folder: Path) -> dict[str, float]:
+    """Export a run's best checkpoint, calibrated, and check every exported form against the network itself.
+
+    Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
+    ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities.
+
+    Args:
+        run: The run folder.
+        folder: Where to export to; made, or replaced if it is an earlier export.
+
+    Returns:
+        For each file the largest difference of a probability from the network's own on the validation images.
+
+    Raises:
+        UserError: The run isn't finished, its data have gone, or the folder holds something else.
+    """
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: holds something that is no export; name another folder")
+    source = read_run(run)
+    model = load_classifier(source.checkpoint)
+    data = load_data(run)
+    dataset = data.val_set
+    assert dataset is not None
+    labels = torch.from_numpy(dataset.labels)
+    logits = logits_of(model, dataset)
+    before = expected_calibration_error(logits.softmax(dim=1), labels)
+    model.temperature.fill_(fit_temperature(logits, labels))
+    expected = Predictions((logits / model.temperature).softmax(dim=1), labels)
+    calibration = {
+        "temperature": model.temperature.item(),
+        "expected_calibration_error_before": before,
+        "expected_calibration_error": expected_calibration_error(expected.probabilities, labels),
+    }
+    config = describe(source.checkpoint, model, calibration)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
+        new = Path(aside) / folder.name
+        new.mkdir()
+        differences = write_programs(model, config, new, dataset, expected)
+        write_model_card(new / CARD, folder.resolve().name, config, source.summary, expected, dataset, differences)
+        if folder.exists():
+            folder.rename(Path(aside) / "replaced")
+        new.rename(folder)
+    return differences
+
+
+def describe(checkpoint: Path, model: Classifier, calibration: dict[str, float]) -> dict[str, Any]:
+    """What ``config.json`` holds: enough to build the network again, and to feed it."""
+    read = read_checkpoint(checkpoint)
+    return {
+        "model_class": read["model_class"],
+        "hyper_parameters": read["hyper_parameters"],
+        "data_class": read["data_class"],
+        "data_hparams": read["data_hparams"],
+        "class_names": model.class_names,
+        "input": {"dtype": "uint8", "shape": ["batch", model.in_channels, model.image_size, model.image_size]},
+        **calibration,
+    }
+
+
+def write_programs(
+    model: Classifier, config: dict[str, Any], folder: Path, dataset: ImageDataset, expected: Predictions
+) -> dict[str, float]:
+    """Write all forms, then run each from its file over the dataset; returns the largest differences."""
+    model.to(memory_format=torch.contiguous_format)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size, dtype=torch.uint8)
+    network = Probabilities(model).eval()
+    dynamic = {"images": {0: torch.export.Dim("batch")}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside of torch and its ONNX exporter
+        program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+        torch.export.save(program, folder / PROGRAM)
+        torch.onnx.export(
+            program,
+            (example,),
+            folder / ONNX,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    forms = {WEIGHTS: run_weights(folder), PROGRAM: run_program(folder), ONNX: run_onnx(folder)}
+    return {name: largest_difference(form, dataset, expected) for name, form in forms.items()}
+
+
+def run_weights(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The network, built from ``config.json`` and ``model.safetensors``."""
+    return load_export(folder).probabilities
+
+
+def run_program(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The ``torch.export`` program."""
+    program: Callable[[Tensor], Tensor] = torch.export.load(folder / PROGRAM).module()
+    return program
+
+
+def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The ONNX program, run by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def largest_difference(form: Callable[[Tensor], Tensor], dataset: ImageDataset, expected: Predictions) -> float:
+    """Run one form over a dataset; returns the largest difference of a probability.
+
+    Raises:
+        UserError: It gives another class for an image.
+    """
+    with torch.inference_mode():
+        found = torch.cat([form(batch.images) for batch in batches(dataset, 64)])
+    if not torch.equal(found.argmax(dim=1), expected.predicted):
+        raise UserError("an exported form classifies a validation image differently; nothing is exported")
+    return (found - expected.probabilities).abs().max().item()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.export", description="Export a run.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/mobilenetv2/version_0")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to export to, such as DigitDoodleNet")
+    options = parser.parse_args(args)
+
+    def command() -> None:
+        differences = export(options.run, options.folder)
+        config = read_config(options.folder)
+        for name, difference in differences.items():
+            print(f"{name:<18} largest difference of a probability {difference:.1e}")
+        before, after = config["expected_calibration_error_before"], config["expected_calibration_error"]
+        print(f"calibration error  {before:.4f}, after temperature {config['temperature']:.3f}: {after:.4f}")
+        print(f"exported to        {options.folder}")
+
+    return exit_status(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from datamodules.errors import UserError
+from lightning_modules import compare, export
+from lightning_modules.calibration import expected_calibration_error, fit_temperature
+from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.cli import main
+from lightning_modules.evaluation import evaluate
+from tests.conftest import TINY
+from tests.test_cli import fail, run
+
+FIRST, SECOND = "runs/custom_cnn/version_0", "runs/reference_cnn/version_0"
+
+
+@pytest.fixture
+def two_runs(trained, capsys):
+    assert main(["fit", "--config", TINY, "--model", "ReferenceCNN", "--trainer.max_epochs", "1"]) == 0
+    capsys.readouterr()
+
+
+def command(capsys, module, *args):
+    status = module.main(list(args))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return status, captured.out, captured.err
+
+
+def test_runs_are_compared_in_a_table_a_csv_and_a_picture(two_runs, capsys, workplace):
+    status, out, _ = command(capsys, compare, FIRST, SECOND)
+    assert status == 0
+    with (workplace / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["CustomCNN", "ReferenceCNN"]
+    for row, folder in zip(rows, (FIRST, SECOND), strict=True):
+        summary = json.loads((workplace / folder / "summary.json").read_text())
+        assert float(row["val_accuracy"]) == pytest.approx(summary["val_accuracy"], abs=1e-6)
+        assert int(row["best_epoch"]) == summary["best_epoch"]
+        assert int(row["parameters"]) == summary["parameters"]
+        assert float(row["images_per_second"]) > 0
+        assert row["run"] in out
+    assert "note" not in out
+    assert (workplace / "comparison.png").stat().st_size > 0
+
+
+def test_runs_on_different_splits_are_said_to_be(trained, capsys):
+    run(capsys, "fit", "--config", TINY, "--data.split_seed", "1", "--trainer.max_epochs", "1")
+    status, out, _ = command(capsys, compare, FIRST, "runs/custom_cnn/version_1")
+    assert status == 0
+    assert "custom_cnn/version_1 and custom_cnn/version_0 were validated on different images" in out
+
+
+@pytest.mark.parametrize("missing", ["summary.json", "split.csv", "checkpoints"])
+def test_a_folder_that_is_no_finished_run_is_a_clear_error(trained, capsys, missing):
+    victim = trained / missing
+    victim.unlink() if victim.is_file() else shutil.rmtree(victim)
+    for module, args in ((compare, (FIRST,)), (export, (FIRST, "out"))):
+        status, out, err = command(capsys, module, *args)
+        assert (status, out) == (1, "")
+        assert f"error: {FIRST}: no finished run ({missing}" in err
+
+
+def test_a_damaged_summary_is_a_clear_error(trained, capsys):
+    (trained / "summary.json").write_text("{")
+    status, _, err = command(capsys, compare, FIRST)
+    assert status == 1
+    assert "summary.json: damaged" in err
+
+
+@pytest.fixture
+def exported(trained, capsys, workplace):
+    status, out, err = command(capsys, export, FIRST, "DigitDoodleNet")
+    assert status == 0, err
+    return workplace / "DigitDoodleNet", out
+
+
+def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys):
+    folder, out = exported
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+    ]
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["model.safetensors", "model.pt2", "model.onnx"]
+
+    data = export.load_data(workplace / FIRST)
+    eager = load_classifier(workplace / FIRST / "checkpoints" / "best.ckpt")
+    config = json.loads((folder / "config.json").read_text())
+    eager.temperature.fill_(config["temperature"])
+    expected = evaluate(eager, data.val_set).probabilities
+    images = data.val_set.__getitems__(range(len(data.val_set))).images
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    program = torch.export.load(folder / "model.pt2").module()
+    for count in (1, len(images)):
+        (found,) = session.run(None, {"images": images[:count].numpy()})
+        np.testing.assert_allclose(found, expected[:count], atol=1e-3)
+        torch.testing.assert_close(program(images[:count]), expected[:count], atol=1e-3, rtol=0)
+    torch.testing.assert_close(evaluate(load_export(folder), data.val_set).probabilities, expected)
+
+    card = (folder / "README.md").read_text()
+    for part in ("0_digits", "CustomCNN", "Intended use and limits", "lightning", "temperature scaling"):
+        assert part in card
+
+    # `predict` accepts the folder too, with the temperature.
+    run(capsys, "predict", "--ckpt_path", "DigitDoodleNet", "--images", *[f"digits/{n}" for n in data.val_set.names])
+    with (workplace / "predictions.csv").open() as file:
+        predicted = [float(row["probability"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(predicted, expected.amax(dim=1), atol=1e-5)
+
+    # An earlier export is replaced; anything else is not.
+    status, _, _ = command(capsys, export, FIRST, "DigitDoodleNet")
+    assert status == 0
+    status, _, err = command(capsys, export, FIRST, "digits")
+    assert status == 1
+    assert "digits: holds something that is no export" in err
+    assert (workplace / "digits" / "0_digits").exists()
+    assert not list(workplace.glob(".DigitDoodleNet*"))
+
+
+def test_an_export_whose_data_have_gone_is_a_clear_error(trained, capsys, workplace):
+    shutil.rmtree(workplace / "digits")
+    status, _, err = command(capsys, export, FIRST, "out")
+    assert status == 1
+    assert "digits: no such file or directory" in err
+    assert not (workplace / "out").exists()
+
+
+def test_a_damaged_export_is_a_clear_error(trained, capsys, workplace):
+    (workplace / "broken").mkdir()
+    assert "no exported classifier" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
+    (workplace / "broken" / "config.json").write_text("[]")
+    assert "config.json: damaged" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
+    with pytest.raises(UserError, match="no exported classifier"):
+        load_export(workplace / "nowhere")
+
+
+def test_the_temperature_mends_what_it_should():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 5, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.03)
+    assert fit_temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.03)
+    assert expected_calibration_error(logits.softmax(dim=1), labels) < 0.02
+    assert expected_calibration_error((logits * 3).softmax(dim=1), labels) > 0.1
+
+
+def test_the_temperature_has_bounds_where_nothing_is_wrong():
+    labels = torch.arange(3).repeat(10)
+    assert fit_temperature(torch.nn.functional.one_hot(labels, 3).float(), labels) == 0.05

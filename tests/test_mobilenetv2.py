@@ -1,0 +1,209 @@
+import json
+
+import pytest
+import timm
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+
+from datamodules import UserError
+from lightning_modules.checkpoint import load_classifier
+from lightning_modules.cli import main
+from lightning_modules.mobilenetv2 import MobileNetV2
+from tests.conftest import TINY
+from tests.test_cli import Intruder, assert_same_weights, fail, run
+
+NAMES = ["zero", "one", "two"]
+SMALL = ["--model", "MobileNetV2", "--model.variant", "mobilenetv2_035", "--model.input_size", "32"]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    return timm.create_model("mobilenetv2_035").state_dict()
+
+
+@pytest.fixture
+def weights(backbone, workplace):
+    """A file of weights with a classifier of a thousand classes, as timm has them."""
+    torch.save(backbone, "weights.pth")
+    return ["--model.weights", "weights.pth"]
+
+
+def small(**options):
+    return MobileNetV2(NAMES, 1, 40, **{"variant": "mobilenetv2_035", "weights": None, "input_size": 32, **options})
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_it_takes_the_raw_batch_grey_or_colour(in_channels):
+    model = small().eval()
+    images = torch.randint(0, 256, (2, in_channels, 40, 40), dtype=torch.uint8)
+    assert model(images).shape == (2, 3)
+    assert model.forward_features(images).shape == (2, 1280)
+
+
+def test_pixels_are_prepared_as_the_weights_expect():
+    model = small(variant="mobilenetv2_100", input_size=None)
+    assert model.preprocessing.size == 224
+    white = model.preprocessing(torch.full((1, 1, 224, 224), 255, dtype=torch.uint8))
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(white[0, :, 0, 0], expected)
+    assert model.preprocessing.interpolation == "bicubic"
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_weights_come_from_a_file(backbone, tmp_path, form):
+    path = tmp_path / f"weights.{form}"
+    if form == "pth":
+        torch.save(backbone, path)
+    else:
+        save_file(backbone, path)
+    loaded = small(weights=str(path)).backbone.state_dict()
+    assert loaded.keys() == {name for name in backbone if not name.startswith("classifier.")}
+    assert all(torch.equal(loaded[name], backbone[name]) for name in loaded)
+
+
+class Watch(Callback):
+    """Keeps the backbone as it is at the end of every epoch."""
+
+    seen = ()
+
+    def on_fit_start(self, trainer, pl_module):
+        Watch.seen = [self.copy(pl_module)]
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        Watch.seen.append(self.copy(pl_module))
+        Watch.graph = pl_module.backbone.conv_stem.weight.grad is not None
+
+    def copy(self, model):
+        return {name: value.clone() for name, value in model.backbone.state_dict().items()}
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def fit(capsys, *args):
+    config = ["--config", TINY, *SMALL, "--trainer.callbacks", "tests.test_mobilenetv2.Watch"]
+    run(capsys, "fit", *config, *args)
+    return Watch.seen
+
+
+def test_a_frozen_backbone_does_not_move_in_any_weight_or_buffer(weights, capsys, workplace):
+    seen = fit(capsys, *weights, "--model.unfreeze_at", "null")
+    assert not changed(seen[0], seen[3])
+    assert not Watch.graph
+    assert (workplace / "runs" / "mobilenetv2" / "version_0" / "summary.json").exists()
+
+
+def test_the_backbone_learns_from_the_epoch_it_is_told(weights, capsys):
+    seen = fit(capsys, *weights, "--model.unfreeze_at", "1")
+    assert not changed(seen[0], seen[1])
+    moved = changed(seen[1], seen[2])
+    assert "conv_stem.weight" in moved
+    assert "bn1.running_mean" in moved
+
+
+def test_a_frozen_backbone_keeps_no_graph():
+    model = small(unfreeze_at=None).train()
+    images = torch.zeros(2, 1, 40, 40, dtype=torch.uint8)
+    assert model.forward_features(images).grad_fn is None
+    assert not model.backbone.training
+    assert model.head.training
+    assert small(unfreeze_at=0).train().forward_features(images).grad_fn is not None
+
+
+def test_both_learning_rates_stand_in_the_optimiser_from_the_start():
+    for unfreeze_at in (None, 0, 3):
+        model = small(unfreeze_at=unfreeze_at, learning_rate=0.1, backbone_learning_rate=0.01)
+        groups = model.parameter_groups()
+        assert {group["lr"] for group in groups} == {0.1, 0.01}
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after):
+    config = ["--config", TINY, *SMALL, *weights, "--model.unfreeze_at", "2", "--model.schedule", "constant"]
+    run(capsys, "fit", *config, "--name", "whole")
+    run(capsys, "fit", *config, "--name", "part", "--trainer.max_epochs", str(stopped_after))
+    last = {name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "part")}
+    run(capsys, "fit", *config, "--name", "rest", "--ckpt_path", str(last["part"]))
+    assert_same_weights(last["whole"], workplace / "runs" / "rest" / "version_0" / "checkpoints" / "last.ckpt")
+
+
+def test_a_checkpoint_needs_no_other_weights(weights, capsys, workplace):
+    run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
+    (workplace / "weights.pth").unlink()
+    best = workplace / "runs" / "mobilenetv2" / "version_0" / "checkpoints" / "best.ckpt"
+    assert load_classifier(best).class_names == ["0_digits", "1_digits", "2_digits"]
+    assert "test_accuracy" in run(capsys, "test", "--ckpt_path", str(best))
+
+
+def test_weights_that_cannot_be_downloaded_name_the_ways_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        small(weights="pretrained", variant="mobilenetv2_100")
+    message = str(caught.value)
+    assert "\n" not in message
+    for way in ("mobilenetv2_100", "--model.weights PATH", "HF_ENDPOINT", "--model.weights null"):
+        assert way in message
+
+
+def write_truncated(path, backbone):
+    torch.save(backbone, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("w.pth", lambda path, _: None, "no such file"),
+        ("w.pth", write_truncated, "not written by torch.save, or cut off"),
+        ("w.pth", lambda path, _: path.write_text("text"), "not written by torch.save, or cut off"),
+        (
+            "w.pth",
+            lambda path, _: torch.save(timm.create_model("resnet10t").state_dict(), path),
+            "no weights of mobile",
+        ),
+        ("w.pth", lambda path, backbone: torch.save({**backbone, "x": Intruder()}, path), "could run code"),
+        ("w.pth", lambda path, backbone: torch.save([1, 2], path), "tensors by name"),
+        ("w.safetensors", lambda path, _: None, "no such file"),
+        ("w.safetensors", lambda path, _: path.write_text("text"), "no safetensors file"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_a_clear_error(workplace, capsys, backbone, name, write, message):
+    write(workplace / name, backbone)
+    assert message in fail(capsys, "fit", "--config", TINY, *SMALL, "--model.weights", name)
+    assert not (workplace / "intruder was here").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "mobilenetv9"}, "no variant mobilenetv9; it has mobilenetv2_035"),
+        ({"dropout": 1}, r"dropout must lie in \[0, 1\), got 1"),
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"input_size": 8}, "input_size must be at least 32 pixels, got 8"),
+        ({"backbone_learning_rate": 0}, "backbone_learning_rate must be above 0, got 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_a_clear_error(options, message):
+    with pytest.raises(UserError, match=message):
+        small(**options)
+
+
+def test_the_real_weights_know_a_photograph(shared):
+    model = MobileNetV2(NAMES, 1, 100, weights=str(shared / "weights" / "mobilenetv2_100.pth"))
+    assert model.backbone.num_features == 1280
+
+
+def test_the_recipes_train(weights, capsys, digits):
+    for config in ("mobilenetv2", "mobilenetv2_frozen"):
+        quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--model.input_size", "32"]
+        options = ["--data.root", str(digits), "--data.image_size", "20", "--model.variant", "mobilenetv2_035"]
+        path = f"{TINY.rpartition('tests')[0]}configs/{config}.yaml"
+        assert main(["fit", "--config", path, *options, *weights, *quick, "--name", config]) == 0
+        summary = json.loads((digits.parent / "runs" / config / "version_0" / "summary.json").read_text())
+        assert summary["model"] == "MobileNetV2"
