@@ -6,6 +6,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,14 @@ def export(run: Path, folder: Path) -> dict[str, float]:
         For each file the largest difference of a probability from the network's own on the validation images.
 
     Raises:
-        UserError: The run isn't finished, its data have gone, or the folder holds something else.
+        UserError: The run isn't finished, its data have gone, the folder holds something else, or the packages of the
+            ``export`` extra are missing.
     """
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: holds something that is no export; name another folder")
+    for package in ("onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
     source = read_run(run)
     model = load_classifier(source.checkpoint)
     data = load_data(run)

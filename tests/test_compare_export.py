@@ -134,6 +134,13 @@ def test_an_export_whose_data_have_gone_is_a_clear_error(trained, capsys, workpl
     assert not (workplace / "out").exists()
 
 
+def test_an_export_without_its_packages_names_them(trained, capsys, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda package: None)
+    status, _, err = command(capsys, export, FIRST, "out")
+    assert status == 1
+    assert "pip install 'digitdoodle[export]'" in err
+
+
 def test_a_damaged_export_is_a_clear_error(trained, capsys, workplace):
     (workplace / "broken").mkdir()
     assert "no exported classifier" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
