@@ -1,6 +1,7 @@
 """Drawn data, and the real data where they are present."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,8 @@ def start(*args: str, **options: object) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each start compiles all of torch again
     command = [sys.executable, "-m", "lightning_modules", *args]
+    # A test run that was started in the background ignores Ctrl-C, and so would its children.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
