@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from datamodules import image_folder, mnist, optdigits  # noqa: F401 - so that these classes are known
 from datamodules.augmentation import Augmentation
 from datamodules.base import ImageDataModule, ImageDataset, batches
 from datamodules.errors import UserError, exit_status

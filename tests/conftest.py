@@ -87,11 +87,11 @@ def trained(workplace, capsys):
     return workplace / "runs" / "custom_cnn" / "version_0"
 
 
-def start(*args: str, **options: object) -> "subprocess.Popen[str]":
+def start(*args: str, module: str = "lightning_modules", **options: object) -> "subprocess.Popen[str]":
     """Start a command as a user does: ``python -m lightning_modules ...``."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each start compiles all of torch again
-    command = [sys.executable, "-m", "lightning_modules", *args]
+    command = [sys.executable, "-m", module, *args]
     # A test run that was started in the background ignores Ctrl-C, and so would its children.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
