@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def read_bytes(path: Path) -> bytes:
         ImageError: The file is missing or may not be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise ImageError(f"{path}: not a file")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {reason(error)}") from error

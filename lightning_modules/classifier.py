@@ -82,6 +82,14 @@ class Classifier(LightningModule):
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: what the classes are told from."""
         raise NotImplementedError
 
+    def forward_maps(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float, whose average over positions the features are.
+
+        Raises:
+            UserError: The features of this network are no such average.
+        """
+        raise UserError(f"the features of {type(self).__name__} are no average over positions: they can't be explained")
+
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, K), float: class scores (logits)."""
         raise NotImplementedError

@@ -71,10 +71,14 @@ class CustomCNN(Classifier):
         )
         self.head = nn.Linear(4 * width, len(class_names))
 
+    def forward_maps(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, 4 * width, h, w), float."""
+        maps: Tensor = self.features(self.preprocessing(images))
+        return maps
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 4 * width), float."""
-        maps: Tensor = self.features(self.preprocessing(images))
-        return maps.mean(dim=(2, 3))
+        return self.forward_maps(images).mean(dim=(2, 3))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, 4 * width) -> (B, K), float: class scores (logits)."""

@@ -130,6 +130,11 @@ class MobileNetV2(Classifier):
         self.frozen = self.unfreeze_at is None or self.current_epoch < self.unfreeze_at
         self.train()
 
+    def forward_maps(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float: what the features are the average of."""
+        maps: Tensor = self.backbone.forward_features(self.preprocessing(images))
+        return maps
+
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: the pooled features, 1280 of most variants."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

@@ -1,1 +1,32 @@
-"""Search a folder of images by image."""
+"""Search a folder of images by image: images → encoder → index → matches.
+
+The names below are imported on first use, so that ``--help`` is there at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval.encoder import ClassifierEncoder as ClassifierEncoder
+    from retrieval.encoder import Encoder as Encoder
+    from retrieval.encoder import ResNetEncoder as ResNetEncoder
+    from retrieval.index import ImageIndex as ImageIndex
+    from retrieval.index import Match as Match
+    from retrieval.plots import plot_matches as plot_matches
+
+_MODULES = {
+    "ClassifierEncoder": "encoder",
+    "Encoder": "encoder",
+    "ResNetEncoder": "encoder",
+    "ImageIndex": "index",
+    "Match": "index",
+    "plot_matches": "plots",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"retrieval.{_MODULES[name]}"), name)

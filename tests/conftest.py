@@ -111,3 +111,34 @@ def wait_for(path: Path, process: "subprocess.Popen[str]", seconds: float = 120)
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)
+
+
+def draw_photo(kind: int, seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """A colour picture: sky, grass or sand in big soft spots, a little different for each seed."""
+    generator = np.random.default_rng([kind, seed, 7])
+    base = np.array([(70, 130, 220), (60, 160, 50), (220, 190, 120)][kind])
+    spots = base + generator.normal(0, 35, (4 + 3 * kind, 5, 3))
+    return Image.fromarray(spots.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 12 drawn pictures in three class folders."""
+    root = tmp_path / "photos"
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        (root / name).mkdir(parents=True)
+        for seed in range(4):
+            draw_photo(kind, seed).save(root / name / f"{seed}.jpg", quality=95)
+    return root
+
+
+@pytest.fixture(scope="session")
+def resnet_weights(tmp_path_factory):
+    """A file with the weights of a ResNet-18 that has learnt nothing."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(resnet18().state_dict(), path)
+    return path

@@ -1,0 +1,8 @@
+"""``python -m retrieval index | query | evaluate | audit``."""
+
+import sys
+
+from retrieval.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What looks wrong in a collection: duplicates, leaks between the sides of a split, doubtful labels."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.search import Vectors
+from retrieval.store import Record
+
+Kind = Literal["duplicate", "near-duplicate", "leak", "label"]
+
+NEIGHBOURS = 10  # that vote on an image's label
+MAJORITY = 0.8  # share of the votes for another label from which on an image's own is doubted
+OUTLIER = 3.5  # robust standard deviations (Iglewicz & Hoaglin 1993, "How to Detect and Handle Outliers")
+SCORES_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person should look at.
+
+    Attributes:
+        kind: ``duplicate`` (byte-identical files), ``near-duplicate``, ``leak`` (either of the two, one image to train
+            on and the other to validate on), or ``label`` (the neighbours agree on another label).
+        path: The image, relative to the folder.
+        other: The image that it resembles; of a doubtful label, the closest one that has the neighbours' label.
+        distance: Of their vectors, in [0, 2].
+        label: The image's label, if it has one.
+        other_label: The other image's label, if it has one.
+    """
+
+    kind: Kind
+    path: str
+    other: str
+    distance: float
+    label: str | None
+    other_label: str | None
+
+
+def audit(
+    records: list[Record],
+    matrix: Vectors,
+    subsets: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> tuple[list[Finding], float]:
+    """Look for duplicates, near-duplicates, leaks and doubtful labels.
+
+    Args:
+        records: N images, by path.
+        matrix: (N, D), float32, their vectors.
+        subsets: ``train`` or ``val`` by path, as in a ``split.csv``.
+        threshold: Images that are closer than this are near-duplicates; None draws it from the data.
+        advance: Called with the number of images that have just been compared.
+
+    Returns:
+        The findings, by kind and then by distance, and the threshold.
+    """
+    contents: dict[bytes, list[int]] = defaultdict(list)
+    for row, record in enumerate(records):
+        contents[record.digest or b""].append(row)
+    distinct = np.array([rows[0] for rows in contents.values()], np.int64)
+    rows, distances = _neighbours(matrix[distinct], advance)
+    rows = distinct[rows]
+    if threshold is None:
+        threshold = near_duplicate_threshold(distances[:, 0]) if distances.size else 0.0
+    labels = [record.label for record in records]
+
+    def finding(kind: Kind, row: int, other: int, distance: float) -> Finding:
+        return Finding(kind, records[row].path, records[other].path, distance, labels[row], labels[other])
+
+    def alike(row: int, other: int, distance: float, kind: Kind) -> Finding:
+        sides = {(subsets or {}).get(records[place].path) for place in (row, other)}
+        return finding("leak" if sides == {"train", "val"} else kind, row, other, distance)
+
+    findings = [alike(first, copy, 0.0, "duplicate") for first, *copies in contents.values() for copy in copies]
+    seen = set()
+    for row, others, apart in zip(distinct.tolist(), rows.tolist(), distances.tolist(), strict=True):
+        for other, distance in zip(others, apart, strict=True):
+            pair = min(row, other), max(row, other)
+            if distance < threshold and pair not in seen:
+                seen.add(pair)
+                findings.append(alike(*pair, distance, "near-duplicate"))
+        if labels[row] is None or len(others) < NEIGHBOURS // 2:
+            continue
+        winner, votes = Counter(labels[other] for other in others).most_common(1)[0]
+        if winner is not None and winner != labels[row] and votes >= MAJORITY * len(others):
+            closest = next(place for place, other in enumerate(others) if labels[other] == winner)
+            findings.append(finding("label", row, others[closest], apart[closest]))
+    order = {"leak": 0, "duplicate": 1, "near-duplicate": 2, "label": 3}
+    return sorted(findings, key=lambda found: (order[found.kind], found.distance, found.path)), threshold
+
+
+def near_duplicate_threshold(distances: npt.NDArray[np.float32]) -> float:
+    """Where a nearest neighbour is too close to be another picture.
+
+    Distances to the nearest neighbour are roughly log-normal, and those of near-duplicates are outliers at the low end:
+    more than 3.5 robust standard deviations (from the median absolute deviation) below the median.
+
+    Args:
+        distances: (N,), float32: of each image from its nearest neighbour that is no copy of it.
+    """
+    logs = np.log(np.maximum(distances, 1e-6))
+    middle = np.median(logs)
+    deviation = 1.4826 * np.median(np.abs(logs - middle))
+    return float(np.exp(middle - OUTLIER * max(deviation, 0.1)))
+
+
+def _neighbours(
+    matrix: Vectors, advance: Callable[[int], object]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows and distances, (N, k) each, of the k closest other images of each image."""
+    count = len(matrix)
+    k = max(min(NEIGHBOURS, count - 1), 0)
+    rows = np.empty((count, k), np.int64)
+    distances = np.empty((count, k), np.float32)
+    block = max(SCORES_AT_ONCE // max(count, 1), 1)
+    for start in range(0, count, block):
+        queries = matrix[start : start + block]
+        products = queries @ matrix.T
+        products[np.arange(len(queries)), np.arange(start, start + len(queries))] = -np.inf
+        if k:
+            found = np.argpartition(-products, k - 1, axis=1)[:, :k]
+            apart = np.linalg.norm(matrix[found] - queries[:, None], axis=2)
+            order = np.argsort(apart, axis=1, kind="stable")
+            rows[start : start + block] = np.take_along_axis(found, order, axis=1)
+            distances[start : start + block] = np.take_along_axis(apart, order, axis=1)
+        advance(len(queries))
+    return rows, distances

@@ -1,0 +1,278 @@
+"""The command line of retrieval; torch is imported only by what needs it."""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datamodules.errors import UserError, exit_status
+from datamodules.files import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from retrieval.index import ImageIndex, Update
+
+QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
+WORST = 5  # queries in the picture of `evaluate`
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = _parser().parse_args(args)
+    return exit_status(lambda: options.command(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--index", metavar="FILE", help="where the index is kept (.digitdoodle.sqlite in the folder)")
+    common.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
+    encoder.add_argument(
+        "--encoder",
+        metavar="NAME|CKPT",
+        help="resnet18, resnet34, resnet50, resnet101, resnet152, or a checkpoint or exported folder of "
+        "`python -m lightning_modules`",
+    )
+    encoder.add_argument("--weights", metavar="FILE", help="state dict of the ResNet (torchvision downloads its own)")
+    encoder.add_argument("--layer", help="avgpool, or the maps that are averaged instead, such as layer3")
+    encoder.add_argument(
+        "--preprocessing",
+        choices=("weights", "plain"),
+        help="resize and crop the centre as the weights were trained (default), or resize the whole image",
+    )
+    encoder.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+
+    parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    index = commands.add_parser("index", parents=[common], help="make the index of a folder, or bring it up to date")
+    index.add_argument("folder", type=Path, metavar="FOLDER")
+    index.add_argument(
+        "--on-unreadable",
+        choices=("error", "skip"),
+        default="error",
+        help="whether images that can't be read make the command fail once all others are indexed (%(default)s)",
+    )
+    index.set_defaults(command=_index)
+
+    query = commands.add_parser("query", parents=[common], help="find the images that are most similar to others")
+    query.add_argument(
+        "queries", nargs="+", metavar="IMAGE", help=f"a file; a bare name is also looked up in {QUERY_IMAGES}/"
+    )
+    query.add_argument("--database", type=Path, required=True, metavar="FOLDER", help="the folder to search")
+    query.add_argument("-k", type=int, default=4, help="how many to find (%(default)s)")
+    query.add_argument("--label", help="look only among the images of this class folder")
+    query.add_argument("--figure", type=Path, metavar="FILE", help="draw query and matches, such as matches.png")
+    query.add_argument("--explain", action="store_true", help="show in the figure which regions made them similar")
+    query.add_argument("--include-self", action="store_true", help="also find copies of the query")
+    query.add_argument("--no-update", action="store_true", help="leave the index as it is")
+    query.set_defaults(command=_query)
+
+    evaluate = commands.add_parser("evaluate", parents=[common], help="precision@k and mAP by class folder")
+    evaluate.add_argument("folder", type=Path, metavar="FOLDER")
+    evaluate.add_argument(
+        "--queries",
+        type=Path,
+        metavar="FOLDER",
+        help="query with these images, in class folders or named CLASS_…, not with each image of the folder itself",
+    )
+    evaluate.add_argument("--figure", type=Path, metavar="FILE", help="draw the worst queries and what they find")
+    evaluate.set_defaults(command=_evaluate)
+
+    audit = commands.add_parser("audit", parents=[common], help="duplicates, leaks between splits, doubtful labels")
+    audit.add_argument("folder", type=Path, metavar="FOLDER")
+    audit.add_argument("--split", type=Path, metavar="FILE", help="a split.csv, to look for leaks between its sides")
+    audit.add_argument(
+        "--threshold", type=float, help="distance below which images are near-duplicates (default: from the data)"
+    )
+    audit.add_argument("--output", type=Path, default=Path("audit.csv"), help="the findings (%(default)s)")
+    audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
+    audit.set_defaults(command=_audit)
+    return parser
+
+
+def _open(options: argparse.Namespace, folder: Path) -> "ImageIndex":
+    """The index of a folder, with the encoder that was asked for, else the one that made it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    from retrieval.encoder import build_encoder, rebuild_encoder
+    from retrieval.index import ImageIndex, index_location
+    from retrieval.sqlite_store import SQLiteStore
+
+    location = index_location(folder, options.index)
+    names = ("encoder", "weights", "layer", "preprocessing")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given and location.exists():
+        with SQLiteStore(location) as store:
+            encoder = rebuild_encoder(store.header, options.device)
+    else:
+        encoder = build_encoder(**given, device=options.device)
+    return ImageIndex.open(folder, encoder, options.index)
+
+
+def _bring_up_to_date(index: "ImageIndex") -> None:
+    """Update an index before it is read, and say so; go on with what there is while another process updates it."""
+    from filelock import Timeout
+
+    try:
+        update = index.update(progress=True, wait=False)
+    except Timeout:
+        _say(f"{index.folder}: another process is updating the index; going on with what it has so far")
+        return
+    if update.encoded or update.known or update.removed:
+        _say(f"{index.folder}: index brought up to date: {_counts(update)}")
+    if update.errors:
+        _say(f"{index.folder}: {len(update.errors)} files can't be read; `python -m retrieval index` lists them")
+
+
+def _counts(update: "Update") -> str:
+    return (
+        f"{update.encoded} encoded, {update.known} known by content, {update.unchanged} unchanged, "
+        f"{update.removed} removed"
+    )
+
+
+def _index(options: argparse.Namespace) -> None:
+    with _open(options, options.folder) as index:
+        update = index.update(progress=True)
+    if options.json:
+        _print_json({**vars(update), "index": str(index.location)})
+    else:
+        print(f"{index.location}: {_counts(update)}")
+    if update.errors:
+        total = update.encoded + update.known + update.unchanged + len(update.errors)
+        broken = "\n  ".join(_printable(error) for error in update.errors)
+        message = f"{len(update.errors)} of {total} files can't be read, the others are indexed"
+        if options.on_unreadable == "error":
+            raise UserError(f"{message}; mend or remove them, or pass --on-unreadable skip:\n  {broken}")
+        _say(f"{message}:\n  {broken}")
+
+
+def _query(options: argparse.Namespace) -> None:
+    if options.explain and options.figure is None:
+        raise UserError("--explain draws on the figure: name it with --figure FILE")
+    queries = [_find_query(name, options.database) for name in options.queries]
+    with _open(options, options.database) as index:
+        if not options.no_update:
+            _bring_up_to_date(index)
+        results = index.search_many(queries, options.k, options.include_self, options.label)
+        if options.figure is not None:
+            from retrieval.plots import plot_results
+
+            pairs = list(zip(queries, results, strict=True))
+            _save(plot_results(pairs, index.encoder if options.explain else None), options.figure)
+    for query, matches in zip(queries, results, strict=True):
+        if options.json:
+            for rank, match in enumerate(matches, 1):
+                found = {"path": str(match.path), "distance": match.distance, "label": match.label}
+                _print_json({"query": str(query), "rank": rank, **found})
+        else:
+            print(f"{_printable(str(query))}:")
+            rows = [[f"{match.distance:.4f}", match.label or "", str(match.path)] for match in matches]
+            _print_table(["distance", "label", "path"], rows)
+
+
+def _find_query(name: str, database: Path) -> Path:
+    path = Path(name)
+    places = [path]
+    if path.name == name:
+        places += [Path(QUERY_IMAGES) / name, database.absolute().parent / QUERY_IMAGES / name]
+    for place in places:
+        if place.exists():
+            return place
+    raise UserError(f"no such image: {', '.join(_printable(str(place)) for place in places)}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from retrieval.evaluation import rank, read_queries, summarise
+
+    with _open(options, options.folder) as index:
+        _bring_up_to_date(index)
+        records, matrix = index.store.vectors()
+        if options.queries is None:
+            folder, rankings = options.folder, rank(records, matrix)
+        else:
+            classes = {record.label for record in records if record.label is not None}
+            folder = options.queries
+            rankings = rank(records, matrix, *read_queries(folder, classes, index.encoder))
+        table = summarise(rankings)
+        if options.figure is not None:
+            from retrieval.plots import plot_results
+
+            worst = sorted(rankings, key=lambda ranking: ranking.average_precision)[:WORST]
+            paths = [folder / ranking.name for ranking in worst]
+            _save(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
+    if options.json:
+        for name, row in table.items():
+            _print_json({"class": name, **row})
+    else:
+        columns = list(table["all"])
+        rows = [
+            [name, *(f"{row[key]:.4f}" if key != "queries" else f"{row[key]}" for key in columns)]
+            for name, row in table.items()
+        ]
+        _print_table(["class", *columns], rows)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from datamodules.splits import read_rows
+    from retrieval.audit import audit
+    from retrieval.plots import plot_findings
+
+    subsets = None
+    if options.split is not None:
+        subsets = {name: subset for name, (_, subset) in read_rows(options.split).items()}
+    with _open(options, options.folder) as index:
+        _bring_up_to_date(index)
+        records, matrix = index.store.vectors()
+    if subsets is not None and not any(record.path in subsets for record in records):
+        raise UserError(f"{options.split}: names none of the images in {options.folder}")
+    with tqdm(total=len(records), desc="Comparing", unit="img", delay=1, leave=False) as bar:
+        findings, threshold = audit(records, matrix, subsets, options.threshold, bar.update)
+    columns = ["kind", "path", "other", "distance", "label", "other_label"]
+    with written_aside(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(finding) for finding in findings)
+    _save(plot_findings(options.folder, findings), options.figure)
+    if options.json:
+        for finding in findings:
+            _print_json(vars(finding))
+    else:
+        rows = [{**vars(finding), "distance": f"{finding.distance:.4f}"} for finding in findings]
+        _print_table(columns, [[row[column] or "" for column in columns] for row in rows])
+    _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
+    _say(f"written: {options.output}, {options.figure}")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    kind = path.suffix.lower().lstrip(".") or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
+    with written_aside(path) as file:
+        figure.savefig(file, dpi=120, format=kind)
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    lines = [columns, *([_printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_json(row: dict[str, Any]) -> None:
+    print(json.dumps(row))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Text on one line, whatever a file name holds: other signs as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

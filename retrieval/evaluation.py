@@ -1,0 +1,128 @@
+"""How good a search is: does it find images of the query's class?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.errors import UserError
+from datamodules.images import find_images
+from retrieval.encoder import Encoder
+from retrieval.index import read_query
+from retrieval.search import Vectors
+from retrieval.store import Record
+
+CUTOFFS = (1, 4, 10)
+BLOCK = 256  # queries at once: bounds the memory
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a query's images of its own class are ranked among all others.
+
+    Attributes:
+        name: The query's path.
+        label: Its class.
+        precision: By cutoff k, the share of the first k that are of its class, in [0, 1].
+        average_precision: Mean of the precisions at each image of its class, in [0, 1].
+    """
+
+    name: str
+    label: str
+    precision: dict[int, float]
+    average_precision: float
+
+
+def rank(
+    records: list[Record], matrix: Vectors, queries: list[Record] | None = None, vectors: Vectors | None = None
+) -> list[Ranking]:
+    """Rank all labelled images for each query; the query and copies of it are left out.
+
+    Args:
+        records: N images, of which those without a label are left out.
+        matrix: (N, D), float32, their vectors.
+        queries: Q labelled queries; None takes each image of a class with two or more different ones (leave-one-out).
+        vectors: (Q, D), float32, their vectors.
+
+    Returns:
+        A ranking for each query, in order.
+
+    Raises:
+        UserError: There are fewer than two classes, or no class of which two different images are there.
+    """
+    chosen = [row for row, record in enumerate(records) if record.label is not None]
+    labels = np.array([records[row].label or "" for row in chosen])
+    if len(set(labels.tolist())) < 2:
+        raise UserError("searching can be evaluated only on images in two or more class folders")
+    matrix = matrix[chosen]
+    names = {content: number for number, content in enumerate(sorted({records[row].digest or b"" for row in chosen}))}
+    contents = np.array([names[records[row].digest or b""] for row in chosen])
+    if queries is None or vectors is None:
+        queries, vectors = [records[row] for row in chosen], matrix
+    rankings = []
+    for start in range(0, len(queries), BLOCK):
+        products = vectors[start : start + BLOCK] @ matrix.T
+        for query, row in zip(queries[start : start + BLOCK], products, strict=True):
+            others = contents != names.get(query.digest or b"", -1)
+            order = np.argsort(-row[others], kind="stable")
+            relevant = (labels[others] == query.label)[order]
+            if relevant.any():
+                rankings.append(_ranking(query, relevant))
+    if not rankings:
+        raise UserError("searching can be evaluated only where a class has two different images")
+    return rankings
+
+
+def _ranking(query: Record, relevant: npt.NDArray[np.bool_]) -> Ranking:
+    places = np.flatnonzero(relevant) + 1
+    return Ranking(
+        query.path,
+        query.label or "",
+        {k: float(relevant[:k].mean()) for k in CUTOFFS},
+        float((np.arange(1, len(places) + 1) / places).mean()),
+    )
+
+
+def summarise(rankings: list[Ranking]) -> dict[str, dict[str, float]]:
+    """Number of queries, mean precisions and mean average precision: by class, and of ``all`` queries."""
+    groups: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        groups.setdefault(ranking.label, []).append(ranking)
+    table = {}
+    for name, group in [*groups.items(), ("all", rankings)]:
+        table[name] = {
+            "queries": len(group),
+            **{f"precision@{k}": float(np.mean([ranking.precision[k] for ranking in group])) for k in CUTOFFS},
+            "mAP": float(np.mean([ranking.average_precision for ranking in group])),
+        }
+    return table
+
+
+def read_queries(folder: Path, classes: set[str], encoder: Encoder) -> tuple[list[Record], Vectors]:
+    """Read queries that aren't in the collection.
+
+    Args:
+        folder: Images in class folders, or named as their class, such as ``buses_354.jpg``.
+        classes: Names of the classes that there are.
+        encoder: The encoder that made the collection's vectors.
+
+    Returns:
+        Q labelled records, and (Q, D), float32, their vectors.
+
+    Raises:
+        UserError: There are none, one can't be read, or its class isn't known.
+    """
+    records, vectors = [], []
+    paths = find_images(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"{folder}: no folder of images")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        called = name.partition("/")[0] if "/" in name else path.stem.rpartition("_")[0]
+        if called not in classes:
+            raise UserError(f"{path}: of which class? Put it into a folder of its class, or name it CLASS_….jpg")
+        pixels, content = read_query(path, encoder)
+        records.append(Record(name, 0, 0, content, called))
+        vectors.append(encoder.encode([pixels])[0])
+    return records, np.stack(vectors)

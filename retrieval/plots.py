@@ -1,0 +1,125 @@
+"""The pictures of a search; each function returns a figure and shows nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from datamodules.images import read_image
+from retrieval.audit import Finding
+from retrieval.encoder import Box, Encoder
+from retrieval.index import Match, Query, read_query
+
+COLUMNS = 7  # more images in a row can't be told apart on a page
+SIDE = 480  # pixels that an image is drawn with at most
+
+
+def plot_matches(query: Query, matches: Sequence[Match], encoder: Encoder | None = None) -> Figure:
+    """The query and what is similar to it, with distances and labels.
+
+    Args:
+        query: An image, or the path of one.
+        matches: What ``ImageIndex.search`` found for it.
+        encoder: Shows on each match which regions made it similar: the encoder that the index was made with.
+
+    Raises:
+        UserError: An image can't be read.
+    """
+    return plot_results([(query, matches)], encoder)
+
+
+def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Encoder | None = None) -> Figure:
+    """As ``plot_matches``, for several queries below each other."""
+    most = max((len(matches) for _, matches in results), default=0)
+    rows_each = -(-(most + 1) // COLUMNS)
+    columns = -(-(most + 1) // rows_each)
+    figure = Figure(figsize=(2.3 * columns, 3.1 * rows_each * len(results)), layout="constrained")
+    for place, (query, matches) in enumerate(results):
+        first = place * rows_each * columns
+        shape = (rows_each * len(results), columns)
+        axes = figure.add_subplot(*shape, first + 1)
+        name = "" if isinstance(query, Image.Image) else _short(Path(query).name)
+        _show(axes, _thumbnail(query), "Query Image", name)
+        axes.title.set_fontweight("bold")
+        vector = None
+        if encoder is not None:
+            vector = encoder.encode([read_query(query, encoder)[0]])[0]
+        for number, match in enumerate(matches, 1):
+            axes = figure.add_subplot(*shape, first + number + 1)
+            label = f"\n{match.label}" if match.label is not None else ""
+            text = f"{match.distance:.3f}{label}\n{_short(match.path.name)}"
+            image = read_image(match.path, channels=3)
+            _show(axes, _thumbnail(image), f"Similar Image {number}", text)
+            if encoder is not None and vector is not None:
+                pixels, _ = read_query(match.path, encoder)
+                _overlay(axes, image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
+    return figure
+
+
+def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
+    axes.imshow(np.asarray(image))
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(text, fontsize=8, parse_math=False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _overlay(axes: Axes, image: Image.Image, regions: npt.NDArray[np.float32], box: Box) -> None:
+    """Lay a map of regions over the part of an image that the encoder sees; what adds nothing stays clear."""
+    shown = _thumbnail(image)
+    across, down = shown.width / image.width, shown.height / image.height
+    strength = np.clip(regions / max(float(regions.max()), 1e-12), 0, 1)
+    left, top, right, bottom = box[0] * across - 0.5, box[1] * down - 0.5, box[2] * across - 0.5, box[3] * down - 0.5
+    axes.imshow(
+        strength,
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        alpha=0.65 * strength,
+        extent=(left, right, bottom, top),
+        interpolation="bilinear",
+    )
+    axes.set_xlim(-0.5, shown.width - 0.5)
+    axes.set_ylim(shown.height - 0.5, -0.5)
+
+
+def _thumbnail(query: Query) -> Image.Image:
+    image = query if isinstance(query, Image.Image) else read_image(Path(query), channels=3)
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    return small
+
+
+def _short(name: str, length: int = 24) -> str:
+    """A file's name on one line, printable whatever is in it."""
+    printable = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    return printable if len(printable) <= length else "…" + printable[1 - length :]
+
+
+def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> Figure:
+    """A contact sheet: each finding's two images side by side, with their labels and distance.
+
+    Args:
+        folder: What the findings' paths are relative to.
+        findings: What ``audit`` found.
+        most: Show no more than this many of a kind.
+    """
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    shown = [finding for group in kinds.values() for finding in group[:most]]
+    across = 4
+    rows = max(-(-len(shown) // across), 1)
+    figure = Figure(figsize=(3.6 * across, 2.3 * rows + 0.6), layout="constrained")
+    for place, finding in enumerate(shown):
+        for side, (path, label) in enumerate(((finding.path, finding.label), (finding.other, finding.other_label))):
+            axes = figure.add_subplot(rows, 2 * across, 2 * place + side + 1)
+            title = finding.kind if side == 0 else f"{finding.distance:.3f}"
+            _show(axes, _thumbnail(folder / path), title, f"{label or ''}\n{_short(Path(path).name)}")
+    counts = ", ".join(f"{len(group)} {kind}" for kind, group in kinds.items())
+    figure.suptitle(f"{counts or 'nothing'} found")
+    return figure

@@ -1,0 +1,304 @@
+"""An index in one SQLite file."""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.errors import UserError
+from datamodules.files import written_aside
+from retrieval.search import Vectors, nearest
+from retrieval.store import SCHEMA, Hit, Record
+
+APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
+WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
+
+TABLES = """
+CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE contents (digest BLOB PRIMARY KEY, width INT NOT NULL, height INT NOT NULL, vector BLOB NOT NULL) STRICT;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, size INT NOT NULL, mtime_ns INT NOT NULL,
+    digest BLOB REFERENCES contents, label TEXT, error TEXT
+) STRICT;
+CREATE INDEX images_by_digest ON images (digest);
+"""
+
+
+class SQLiteStore:
+    """An index in one SQLite file, and the matrix of its vectors in a file beside it that is derived from it.
+
+    Readers work while a writer writes; writers wait for each other. What a method has written survives the death of
+    the process. (https://sqlite.org/wal.html)
+
+    Args:
+        path: The file.
+        header: Makes a new index with this header if there is none; None takes only one that is there.
+
+    Raises:
+        UserError: It isn't there, is no index, is damaged or of a newer version, or can't be written.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self.location = str(path)
+        self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
+        self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
+        with self._explained():
+            if header is None and not path.is_file():
+                raise UserError(f"{path}: no index there; make one with `python -m retrieval index`")
+            # SQLite can't read a write-ahead log in a folder that it can't write to; there none is being written.
+            mode = "rwc" if header is not None else "rw" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
+            uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+            self._connection = sqlite3.connect(
+                uri, WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+            )
+        try:
+            with self._explained():
+                self._connection.text_factory = os.fsdecode  # file names need not be UTF-8
+                self._open(header)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self, header: Mapping[str, str] | None) -> None:
+        run = self._connection.execute
+        if header is not None:
+            run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")  # also a power cut loses nothing that was acknowledged
+        application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
+        if application == 0 and header is not None:
+            with self._transaction("IMMEDIATE"):
+                # Another process may have been faster.
+                if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                    for statement in TABLES.split(";"):
+                        run(statement)
+                    run("INSERT INTO header VALUES ('revision', '')")
+                    self._connection.executemany("INSERT INTO header VALUES (?, ?)", header.items())
+                    run(f"PRAGMA application_id = {APPLICATION}")
+                    run(f"PRAGMA user_version = {SCHEMA}")
+            application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION:
+            raise UserError(f"{self.path}: a database, but no index of images; name another file with --index")
+        if version > SCHEMA:
+            raise UserError(
+                f"{self.path}: written by a newer version of digitdoodle (index version {version}, this one knows "
+                f"{SCHEMA}): update digitdoodle, or name another file with --index"
+            )
+        self._header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in one line what SQLite found."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            what = str(error)
+            if "not a database" in what or "malformed" in what:
+                advice = "damaged, or no index at all: delete it and index again, or name another file with --index"
+            elif "readonly" in what or "unable to open" in what:
+                advice = "can't be written there: name a file in another folder with --index"
+            elif "full" in what or "disk I/O" in what:
+                advice = f"can't be written ({what}): make room, or name a file on another disk with --index"
+            elif "locked" in what:
+                advice = f"another process has been writing for {WAIT_SECONDS:.0f} s: try again later"
+            else:
+                raise
+            raise UserError(f"{self.path}: {advice}") from error
+
+    @contextlib.contextmanager
+    def _transaction(self, kind: str = "DEFERRED") -> Iterator[None]:
+        with self._turn:
+            self._connection.execute(f"BEGIN {kind}")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that writes; it gives the index a new revision, by which readers know."""
+        with self._explained(), self._transaction("IMMEDIATE"):
+            yield
+            self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """The encoder's identity and source."""
+        return self._header
+
+    def records(self) -> dict[str, Record]:
+        """All records by path."""
+        with self._explained():
+            return {record.path: record for record in self._records()}
+
+    def _records(self) -> Iterator[Record]:
+        rows = self._connection.execute(
+            "SELECT path, size, mtime_ns, digest, label, ifnull(width, 0), ifnull(height, 0), error "
+            "FROM images LEFT JOIN contents USING (digest) ORDER BY path"
+        )
+        return (Record(*row) for row in rows)
+
+    def known(self, digests: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Those of the contents whose vectors are there, with width and height."""
+        found = {}
+        with self._explained(), self._turn:
+            for digest in digests:
+                row = self._connection.execute("SELECT width, height FROM contents WHERE digest = ?", (digest,))
+                if size := row.fetchone():
+                    found[digest] = size
+        return found
+
+    def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
+        """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay."""
+        sizes = {record.digest: (record.width, record.height) for record in records}
+        with self._writing():
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?)",
+                ((digest, *sizes[digest], vector.astype("<f4").tobytes()) for digest, vector in vectors.items()),
+            )
+            self._connection.executemany(
+                "INSERT INTO images (path, size, mtime_ns, digest, label, error) "
+                "VALUES (CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT)) "
+                "ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, "
+                "digest = excluded.digest, label = excluded.label, error = excluded.error",
+                ((_bytes(r.path), r.size, r.mtime_ns, r.digest, _bytes(r.label), _bytes(r.error)) for r in records),
+            )
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Forget files."""
+        with self._writing():
+            self._connection.executemany(
+                "DELETE FROM images WHERE path = CAST(? AS TEXT)", ((_bytes(path),) for path in paths)
+            )
+
+    def prune(self) -> None:
+        """Forget contents that no file has any more."""
+        with self._writing():
+            self._connection.execute(
+                "DELETE FROM contents WHERE digest NOT IN (SELECT digest FROM images WHERE digest IS NOT NULL)"
+            )
+
+    def search(
+        self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
+    ) -> list[list[Hit]]:
+        """The images that are closest to each query, the closest first, ties by path; see ``Store.search``."""
+        with self._explained(), self._transaction():
+            ids, matrix = self._load_matrix()
+            if label is not None:
+                chosen = [
+                    row
+                    for (row,) in self._connection.execute(
+                        "SELECT id FROM images WHERE label = CAST(? AS TEXT)", (_bytes(label),)
+                    )
+                ]
+                rows = np.flatnonzero(np.isin(ids, chosen))
+                ids, matrix = ids[rows], matrix[rows]
+            copies = [
+                self._connection.execute("SELECT count(*) FROM images WHERE digest = ?", (digest,)).fetchone()[0]
+                for digest in without
+            ]
+            results = []
+            found = nearest(matrix, queries, k + max(copies, default=0))
+            for digest, (rows, distances) in zip(without, found, strict=True):
+                hits = []
+                for row, distance in zip(ids[rows].tolist(), distances.tolist(), strict=True):
+                    path, named, content = self._connection.execute(
+                        "SELECT path, label, digest FROM images WHERE id = ?", (row,)
+                    ).fetchone()
+                    if digest is None or content != digest:
+                        hits.append(Hit(path, named, distance))
+                results.append(hits[:k])
+            return results
+
+    def vectors(self) -> tuple[list[Record], Vectors]:
+        """The N records that are images, by path, and (N, D), float32, their vectors."""
+        with self._explained(), self._transaction():
+            _, matrix = self._load_matrix()
+            return [record for record in self._records() if record.digest is not None], matrix
+
+    def _load_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+        """Ids and vectors of all images, by path, as this transaction sees them."""
+        revision = self._connection.execute("SELECT value FROM header WHERE key = 'revision'").fetchone()[0]
+        if self._matrix is None or self._matrix[0] != revision:
+            derived = self.path.with_name(self.path.name + ".vectors")
+            found = _map_matrix(derived, revision)
+            if found is None:
+                # Where it can't be kept, it is made for this process alone.
+                with contextlib.suppress(OSError), written_aside(derived) as file:
+                    self._write_matrix(file, revision)
+                found = _map_matrix(derived, revision) or self._build_matrix()
+            self._matrix = revision, *found
+        return self._matrix[1:]
+
+    def _rows(self) -> Iterator[tuple[int, bytes]]:
+        return iter(
+            self._connection.execute("SELECT id, vector FROM images JOIN contents USING (digest) ORDER BY path")
+        )
+
+    def _write_matrix(self, file: IO[bytes], revision: str) -> None:
+        """Write consecutive NPY arrays: revision, vectors, ids; a row at a time, so that memory stays flat."""
+        np.save(file, np.frombuffer(revision.encode(), np.uint8))
+        count, length = self._connection.execute(
+            "SELECT count(*), ifnull(max(length(vector)), 0) FROM images JOIN contents USING (digest)"
+        ).fetchone()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, length // 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+        ids = np.empty(count, np.int64)
+        for row, (image, vector) in enumerate(self._rows()):
+            ids[row] = image
+            file.write(vector)
+        np.save(file, ids)
+
+    def _build_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+        rows = list(self._rows())
+        ids = np.array([image for image, _ in rows], np.int64)
+        matrix = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+        return ids, matrix.reshape(len(rows), -1 if rows else 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._matrix = None
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    """Text of any file name for SQLite, which takes it back with ``CAST(? AS TEXT)``."""
+    return None if text is None else os.fsencode(text)
+
+
+def _map_matrix(path: Path, revision: str) -> tuple[npt.NDArray[np.int64], Vectors] | None:
+    """Map a matrix file; None if there is none, or it belongs to another revision, or is damaged."""
+    # NumPy raises nearly anything on a damaged header; whatever is wrong with it, it is made again.
+    with contextlib.suppress(Exception), path.open("rb") as file:
+        if np.load(file).tobytes() != revision.encode():
+            return None
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+        size = int(np.prod(shape)) * dtype.itemsize
+        file.seek(offset + size)
+        ids: npt.NDArray[np.int64] = np.load(file)
+        if size == 0:
+            return ids, np.empty(shape, np.float32)
+        matrix: Any = np.memmap(file, dtype, "r", offset, shape)
+        return ids, matrix.view(np.ndarray)
+    return None

@@ -1,0 +1,105 @@
+"""What an index has to keep and answer, wherever it is kept."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from retrieval.search import Vectors
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image file as it was when it was indexed.
+
+    Attributes:
+        path: Relative to the folder, with forward slashes.
+        size: Of the file, in bytes.
+        mtime_ns: When the file was last modified, in nanoseconds.
+        digest: 16 bytes that stand for its content, by which copies share a vector; None if it is no image.
+        label: Name of the class folder that it lies in; None if it lies in the folder itself.
+        width: In pixels, upright; 0 if it is no image.
+        height: In pixels, upright; 0 if it is no image.
+        error: Why it is no image; None if it is one.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: bytes | None
+    label: str | None
+    width: int = 0
+    height: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found.
+
+    Attributes:
+        path: Relative to the folder, with forward slashes.
+        label: Name of its class folder, if it has one.
+        distance: Euclidean distance of the vectors of length 1, in [0, 2].
+    """
+
+    path: str
+    label: str | None
+    distance: float
+
+
+class Store(Protocol):
+    """An index: a record for each file, a vector for each content, and a header that says what made the vectors.
+
+    All methods raise a ``UserError`` when the index can't be reached, read or written.
+    """
+
+    location: str
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """The encoder's identity and source; the same as long as the index lives."""
+
+    def records(self) -> dict[str, Record]:
+        """All records by path."""
+
+    def known(self, digests: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Those of the contents whose vectors are there, with width and height."""
+
+    def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
+        """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay.
+
+        A record takes the place of an earlier one of the same path.
+        """
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Forget files."""
+
+    def prune(self) -> None:
+        """Forget contents that no file has any more."""
+
+    def search(
+        self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
+    ) -> list[list[Hit]]:
+        """The images that are closest to each query, the closest first, ties by path.
+
+        Args:
+            queries: (Q, D), float32, of length 1.
+            k: How many.
+            without: For each query a content that is left out.
+            label: Look only among the images of this class folder.
+        """
+
+    def vectors(self) -> tuple[list[Record], Vectors]:
+        """The N records that are images, by path, and (N, D), float32, their vectors."""
+
+    def close(self) -> None:
+        """Let go of the index."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,39 @@
+"""An encoder that is no network, for tests of what is around it."""
+
+import time
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.images import to_pixels
+from retrieval.encoder import Encoder
+from retrieval.index import ImageIndex
+
+
+class SmallEncoder(Encoder):
+    """48 colours of an image, averaged over four quarters; takes ``seconds`` a batch."""
+
+    channels = 3
+    source = "tests"
+
+    def __init__(self, name="small", batch_size=4, seconds=0.0):
+        super().__init__("cpu")
+        self.identity = {"encoder": name, "weights": "none", "layer": "colours", "preprocessing": "plain 8"}
+        self.batch_size = batch_size
+        self.seconds = seconds
+
+    def box(self, width, height):
+        return 0, 0, width, height
+
+    def prepare(self, image):
+        return to_pixels(image, 8)
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return F.pixel_unshuffle(pixels.float() / 255 + 0.01, 4)
+
+
+def index_folder(folder, seconds=0.0, batch_size=4):
+    """What a process does that indexes a folder."""
+    with ImageIndex.open(folder, SmallEncoder(seconds=seconds, batch_size=batch_size)) as index:
+        index.update()

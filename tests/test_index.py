@@ -1,0 +1,389 @@
+"""The life of an index: what is read again, what is kept, and what survives."""
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from filelock import Timeout
+from PIL import Image
+
+from datamodules.errors import UserError
+from retrieval.index import INDEX_NAME, ImageIndex
+from retrieval.sqlite_store import SQLiteStore
+from tests.conftest import draw_photo
+from tests.small_encoder import SmallEncoder, index_folder
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.small_encoder", "retrieval.sqlite_store"])
+
+
+def open_index(folder, **options):
+    return ImageIndex.open(folder, SmallEncoder(**options))
+
+
+def updated(folder):
+    with open_index(folder) as index:
+        update = index.update()
+        return update.encoded, update.known, update.unchanged, update.removed
+
+
+def content(folder):
+    with SQLiteStore(folder / INDEX_NAME) as store:
+        records, matrix = store.vectors()
+        return records, matrix.copy()
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A folder of 200 tiny pictures."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(200):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def test_unchanged_files_are_not_read_again(photos):
+    assert updated(photos) == (12, 0, 0, 0)
+    for path in photos.rglob("*.jpg"):
+        status = path.stat()
+        path.write_bytes(b"x" * status.st_size)  # would be noticed if it were read
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert updated(photos) == (0, 0, 12, 0)
+
+
+def test_only_what_is_new_or_has_changed_is_encoded(photos):
+    updated(photos)
+    draw_photo(0, 50).save(photos / "sky" / "new.jpg")
+    draw_photo(0, 51).save(photos / "sky" / "1.jpg")
+    assert updated(photos) == (2, 0, 11, 0)
+    with open_index(photos) as index:
+        index.update()
+        (match,) = index.search(draw_photo(0, 50), k=1)
+        assert match.path == photos / "sky" / "new.jpg"
+        assert match.label == "sky"
+
+
+def test_touched_moved_and_copied_files_keep_their_vectors_and_deleted_ones_go(photos):
+    updated(photos)
+    records, matrix = content(photos)
+    os.utime(photos / "sky" / "0.jpg", (1, 1))
+    (photos / "sky" / "1.jpg").rename(photos / "grass" / "moved.jpg")
+    shutil.copy(photos / "sky" / "2.jpg", photos / "copy.jpg")
+    (photos / "sand" / "3.jpg").unlink()
+    assert updated(photos) == (0, 3, 9, 2)
+    now, vectors = content(photos)
+    names = [record.path for record in now]
+    assert names == sorted(names)
+    assert {"grass/moved.jpg", "copy.jpg"} <= set(names)
+    assert not {"sky/1.jpg", "sand/3.jpg"} & set(names)
+    moved, was = names.index("grass/moved.jpg"), [record.path for record in records].index("sky/1.jpg")
+    np.testing.assert_array_equal(vectors[moved], matrix[was])
+    assert (now[moved].label, now[moved].width, now[moved].height) == ("grass", 120, 90)
+    assert now[names.index("copy.jpg")].label is None
+
+
+def test_files_that_cannot_be_read_are_left_out_and_reported_each_time(photos):
+    (photos / "broken.jpg").write_bytes((photos / "sky" / "0.jpg").read_bytes()[:900])
+    (photos / "empty.png").touch()
+    (photos / "text.gif").write_text("no picture")
+    (photos / "loop.png").symlink_to(photos / "loop.png")
+    os.mkfifo(photos / "pipe.png")
+    Image.new("1", (20000, 20000)).save(photos / "bomb.png")
+    (photos / "sky" / "round").symlink_to(photos, target_is_directory=True)
+    for encoded in (12, 0):
+        with open_index(photos) as index:
+            update = index.update()
+        assert update.encoded == encoded
+        errors = "\n".join(sorted(update.errors))
+        assert [line.split(": ")[0].removeprefix(f"{photos}/") for line in errors.splitlines()] == [
+            "bomb.png",
+            "broken.jpg",
+            "empty.png",
+            "loop.png",
+            "pipe.png",
+            "text.gif",
+        ]
+        for reason in ("empty file", "truncated", "decompression bomb", "levels of symbolic links", "not a file"):
+            assert reason in errors
+    (photos / "empty.png").write_bytes((photos / "sky" / "0.jpg").read_bytes())
+    assert updated(photos) == (0, 1, 12, 0)
+
+
+def test_an_empty_folder_is_a_clear_error_and_stays_empty(tmp_path):
+    with pytest.raises(UserError, match="no images in this folder"):
+        updated(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"has no index yet; make it with `python -m retrieval index"):
+        open_index(tmp_path).search(draw_photo(0, 0))
+    with pytest.raises(UserError, match="missing: no such folder"):
+        updated(tmp_path / "missing")
+
+
+def test_a_folder_that_has_been_emptied_has_an_empty_index(photos):
+    updated(photos)
+    for path in photos.rglob("*.jpg"):
+        path.unlink()
+    assert updated(photos) == (0, 0, 0, 12)
+    with open_index(photos) as index:
+        assert index.search(draw_photo(0, 0)) == []
+
+
+def test_an_index_of_another_encoder_is_refused(photos):
+    updated(photos)
+    with pytest.raises(UserError, match=r"was made with encoder small, not other: query it with the same encoder"):
+        open_index(photos, name="other")
+    assert updated(photos) == (0, 0, 12, 0)
+
+
+def test_the_index_can_stand_elsewhere(photos, tmp_path):
+    with ImageIndex.open(photos, SmallEncoder(), tmp_path / "elsewhere.sqlite") as index:
+        index.update()
+    assert not list(photos.glob(".*"))
+    with ImageIndex.open(photos, SmallEncoder(), tmp_path / "elsewhere.sqlite") as index:
+        assert len(index.search(photos / "sky" / "0.jpg")) == 4
+
+
+def test_search_leaves_the_query_and_its_copies_out_unless_asked_for(photos):
+    shutil.copy(photos / "sky" / "0.jpg", photos / "copy.jpg")
+    updated(photos)
+    with open_index(photos) as index:
+        query = photos / "sky" / "0.jpg"
+        found = index.search(query, k=20)
+        assert len(found) == 11
+        assert not {query, photos / "copy.jpg"} & {match.path for match in found}
+        found = index.search(query, k=20, include_self=True)
+        assert [(match.path, match.distance) for match in found[:2]] == [(photos / "copy.jpg", 0), (query, 0)]
+        assert len(found) == 13
+        assert [match.label for match in found[2:5]] == ["sky"] * 3
+        assert {match.label for match in index.search(query, k=20, label="sand")} == {"sand"}
+        with pytest.raises(UserError, match="k must be at least 1, got 0"):
+            index.search(query, k=0)
+
+
+def test_many_queries_give_what_each_alone_gives(photos):
+    updated(photos)
+    with open_index(photos) as index:
+        queries = sorted(photos.rglob("*.jpg"))
+        assert index.search_many(queries, k=3) == [index.search(query, k=3) for query in queries]
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"format": "PNG"}),
+        ("RGB", {"format": "BMP"}),
+        ("RGB", {"format": "TIFF"}),
+        ("RGB", {"format": "WEBP", "lossless": True}),
+        ("RGB", {"format": "JPEG", "quality": 95}),
+        ("CMYK", {"format": "JPEG", "quality": 95}),
+        ("CMYK", {"format": "TIFF"}),
+        ("RGBA", {"format": "PNG"}),
+        ("P", {"format": "PNG"}),
+        ("P", {"format": "GIF"}),
+        ("L", {"format": "PNG"}),
+        ("I;16", {"format": "PNG"}),
+        ("I;16", {"format": "TIFF"}),
+        ("EXIF", {"format": "JPEG", "quality": 95}),
+    ],
+)
+def test_a_picture_finds_itself_whatever_the_form(photos, tmp_path, mode, options):
+    grey = mode in ("L", "I;16")
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        for seed in range(4):
+            picture = draw_photo(kind, seed)
+            (picture.convert("L") if grey else picture).save(photos / name / f"{seed}.png")
+            (photos / name / f"{seed}.jpg").unlink()
+    updated(photos)
+    picture = Image.open(photos / "grass" / "2.png")
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+    elif mode == "EXIF":
+        picture = picture.transpose(Image.Transpose.ROTATE_90)
+        options = {**options, "exif": Image.Exif()}
+        options["exif"][0x0112] = 6  # to be turned right by 90 degrees
+    elif mode == "P":
+        picture = picture.quantize(256)
+    else:
+        picture = picture.convert(mode)
+    query = tmp_path / "query"
+    picture.save(query, **options)
+    with open_index(photos) as index:
+        found = index.search(query, k=3, include_self=True)
+        expected = index.search(photos / "grass" / "2.png", k=2)
+    assert found[0].path == photos / "grass" / "2.png"
+    assert {match.path for match in found[1:]} == {match.path for match in expected}
+
+
+@pytest.mark.parametrize("name", ["ünï cødé 🙂.png", "a\nb.png", "%2e%00'\".png", os.fsdecode(b"\xff\xfe.png")])
+def test_any_file_name_is_found_again(photos, name):
+    folder = photos / f"class {name.removesuffix('.png')}"
+    folder.mkdir()
+    draw_photo(1, 99).save(folder / "x.png")
+    shutil.move(folder / "x.png", folder / name)
+    updated(photos)
+    with open_index(photos) as index:
+        (match,) = index.search(folder / name, k=1, include_self=True)
+    assert (match.path, match.label, match.distance) == (folder / name, folder.name, 0)
+
+
+def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_written(many):
+    started = time.perf_counter()
+    index_folder(many)
+    seconds = time.perf_counter() - started
+    undisturbed, vectors = content(many)
+    location = many / INDEX_NAME
+    draw = random.Random(0)
+    kills = 0
+    while kills < 20:
+        process = processes.Process(target=index_folder, args=(many, 0.002))
+        process.start()
+        deadline = time.monotonic() + draw.uniform(0, 3 * seconds + 0.1)
+        acknowledged = {}
+        while process.is_alive() and time.monotonic() < deadline:
+            if location.exists():
+                try:
+                    with SQLiteStore(location) as store:
+                        acknowledged = store.records()
+                except UserError:  # in the moment in which it is being made
+                    pass
+            time.sleep(0.005)
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        if location.exists() and acknowledged:
+            with SQLiteStore(location) as store:
+                records, matrix = store.vectors()
+                assert acknowledged.items() <= store.records().items()
+                places = {record.path: row for row, record in enumerate(undisturbed)}
+                np.testing.assert_array_equal(matrix, vectors[[places[record.path] for record in records]])
+        if process.exitcode == 0 or kills % 4 == 0:
+            for path in many.glob(".*"):
+                path.unlink()
+    index_folder(many)
+    again, matrix = content(many)
+    assert again == undisturbed
+    np.testing.assert_array_equal(matrix, vectors)
+
+
+def test_two_updates_at_once_do_the_work_once_and_end_right(many):
+    both = [processes.Process(target=index_folder, args=(many, 0.002)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert len(content(many)[0]) == 200
+    assert updated(many) == (0, 0, 200, 0)
+
+
+def test_a_query_during_an_update_answers_with_what_there_is(many):
+    process = processes.Process(target=index_folder, args=(many, 0.05))
+    process.start()
+    while not (many / INDEX_NAME).exists():
+        time.sleep(0.01)
+    found = 0
+    while process.is_alive() and not found:
+        with open_index(many) as index:
+            with pytest.raises(Timeout):
+                index.update(wait=False)
+            found = len(index.search(draw_photo(0, 0), k=300))
+        time.sleep(0.01)
+    assert 0 < found < 200
+    process.kill()
+    process.join()
+
+
+def test_a_reader_that_is_open_sees_what_an_update_adds(photos):
+    updated(photos)
+    with open_index(photos) as index:
+        assert len(index.search(draw_photo(0, 0), k=50)) == 12
+        draw_photo(0, 77).save(photos / "new.png")
+        thread = threading.Thread(target=updated, args=(photos,))
+        thread.start()
+        thread.join()
+        assert len(index.search(draw_photo(0, 0), k=50)) == 13
+
+
+def _peak_memory(folder, queue):
+    index_folder(folder, batch_size=32)
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    data = []
+    for number in range(64):
+        draw_photo(number % 3, number, (96, 96)).save(tmp_path / "image.png")
+        data.append((tmp_path / "image.png").read_bytes())
+    peaks = []
+    for count in (1000, 10_000):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        for number in range(count):
+            # What follows the end of a PNG is no part of the picture, but makes it another file.
+            (folder / f"{number}.png").write_bytes(data[number % 64] + number.to_bytes(4, "big"))
+        queue = processes.Queue()
+        process = processes.Process(target=_peak_memory, args=(folder, queue))
+        process.start()
+        peaks.append(queue.get(timeout=120))
+        process.join()
+    # 10,000 decoded pictures would be 276 MB; what grows is the list of the files' names.
+    assert peaks[1] - peaks[0] < 30e6
+
+
+def _as_nobody(folder, queue):
+    """What a user who may not write to a folder sees."""
+    os.setuid(65534)
+    try:
+        with open_index(folder) as index:
+            update = index.update()
+            queue.put((update.encoded, update.errors, len(index.search(draw_photo(0, 0), k=50))))
+    except UserError as error:
+        queue.put(str(error))
+
+
+def as_nobody(folder):
+    queue = processes.Queue()
+    process = processes.Process(target=_as_nobody, args=(folder, queue))
+    process.start()
+    answer = queue.get(timeout=60)
+    process.join()
+    return answer
+
+
+@pytest.fixture
+def public(photos, tmp_path):
+    """The photos where every user may read them."""
+    for folder in [photos, *photos.parents]:
+        if folder.stat().st_uid == os.getuid() and folder != folder.parent:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return photos
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+class TestPermissions:
+    def test_a_read_only_folder_says_where_else_the_index_can_stand(self, public):
+        message = as_nobody(public)
+        assert "can't be written there (permission denied): name a file in another folder with --index" in message
+        assert not list(public.glob(".*"))
+
+    def test_an_index_in_a_read_only_folder_can_be_searched(self, public):
+        updated(public)
+        assert as_nobody(public) == (0, [], 12)
+        draw_photo(0, 9).save(public / "new.png")
+        assert "name a file in another folder with --index" in as_nobody(public)
+
+    def test_a_file_that_may_not_be_read_is_reported_and_tried_again(self, public):
+        public.chmod(0o777)
+        (public / "sky" / "0.jpg").chmod(0)
+        assert as_nobody(public) == (11, [f"{public / 'sky' / '0.jpg'}: permission denied"], 11)
+        (public / "sky" / "0.jpg").chmod(0o644)
+        assert as_nobody(public) == (1, [], 12)

@@ -1,0 +1,303 @@
+"""The commands of retrieval, as a user runs them."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from retrieval.cli import main
+from tests.conftest import REPOSITORY, draw_photo, start
+
+
+@pytest.fixture
+def place(photos, tmp_path, monkeypatch):
+    """A current folder with ``photos/`` and ``query_images/``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "query_images").mkdir()
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        draw_photo(kind, 30).save(tmp_path / "query_images" / f"{name}_30.jpg", quality=95)
+    return tmp_path
+
+
+@pytest.fixture
+def encoder(resnet_weights):
+    return ["--encoder", "resnet18", "--weights", str(resnet_weights), "--layer", "layer2"]
+
+
+@pytest.fixture
+def indexed(place, encoder, capsys):
+    assert main(["index", "photos", *encoder]) == 0
+    capsys.readouterr()
+    return place
+
+
+def run(capsys, *args):
+    """Run a command that succeeds; returns what it prints, and what it says beside that."""
+    status = main(list(args))
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return captured.out, captured.err
+
+
+def failure(capsys, *args):
+    """Run a command that fails; returns its one line."""
+    assert main(list(args)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def rows_of(out):
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_index_says_what_it_did(place, encoder, capsys):
+    out, _ = run(capsys, "index", "photos", *encoder)
+    assert out == "photos/.digitdoodle.sqlite: 12 encoded, 0 known by content, 0 unchanged, 0 removed\n"
+    out, _ = run(capsys, "index", "photos", "--json")
+    assert rows_of(out) == [
+        {"encoded": 0, "known": 0, "unchanged": 12, "removed": 0, "errors": [], "index": "photos/.digitdoodle.sqlite"}
+    ]
+
+
+def test_query_finds_the_images_of_the_same_kind(indexed, capsys):
+    out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos")
+    lines = out.splitlines()
+    assert lines[0] == "query_images/sky_30.jpg:"
+    assert lines[1].split() == ["distance", "label", "path"]
+    assert [line.split()[1] for line in lines[2:]] == ["sky"] * 4
+    assert all((indexed / line.split()[2]).is_file() for line in lines[2:])
+    assert err == ""
+
+
+def test_query_prints_json_lines(indexed, capsys):
+    out, _ = run(capsys, "query", "sky_30.jpg", "grass_30.jpg", "--database", "photos", "-k", "2", "--json")
+    rows = rows_of(out)
+    assert [(row["query"], row["rank"], row["label"]) for row in rows] == [
+        ("query_images/sky_30.jpg", 1, "sky"),
+        ("query_images/sky_30.jpg", 2, "sky"),
+        ("query_images/grass_30.jpg", 1, "grass"),
+        ("query_images/grass_30.jpg", 2, "grass"),
+    ]
+    assert rows[0]["distance"] < rows[1]["distance"]
+
+
+def test_query_looks_beside_the_database_too(indexed, capsys, monkeypatch):
+    (indexed / "deeper").mkdir()
+    monkeypatch.chdir(indexed / "deeper")
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "../photos")
+    assert "query_images/sky_30.jpg:\n" in out
+
+
+def test_query_makes_the_index_and_brings_it_up_to_date(place, encoder, capsys):
+    _, err = run(capsys, "query", "sky_30.jpg", "--database", "photos", *encoder)
+    assert "photos: index brought up to date: 12 encoded" in err
+    shutil.copy("query_images/sky_30.jpg", "photos/sky/copy.jpg")
+    draw_photo(0, 31).save("photos/new.jpg")
+    (place / "photos" / "broken.jpg").write_text("no picture")
+    out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos", "--include-self", "--no-update")
+    assert "copy.jpg" not in out
+    assert err == ""
+    out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos", "--include-self")
+    assert out.splitlines()[2].split() == ["0.0000", "sky", "photos/sky/copy.jpg"]
+    assert "2 encoded" in err
+    assert "1 files can't be read" in err
+
+
+def test_k_and_label_choose_how_many_and_among_which(indexed, capsys):
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "photos", "-k", "50")
+    assert len(out.splitlines()) == 2 + 12
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "photos", "--label", "sand")
+    assert {line.split()[1] for line in out.splitlines()[2:]} == {"sand"}
+
+
+@pytest.mark.parametrize("k", [1, 4, 12])
+def test_the_figure_shows_query_and_matches(indexed, capsys, k):
+    run(capsys, "query", "sky_30.jpg", "--database", "photos", "-k", f"{k}", "--figure", "matches.png", "--explain")
+    figure = Image.open("matches.png")
+    assert figure.width >= 250 * min(k + 1, 7)
+    assert len(figure.convert("RGB").getcolors(2**24)) > 1000
+
+
+def test_evaluate_scores_by_class(indexed, capsys):
+    out, _ = run(capsys, "evaluate", "photos", "--figure", "worst.png")
+    header, *lines = [line.split() for line in out.splitlines()]
+    assert header == ["class", "queries", "precision@1", "precision@4", "precision@10", "mAP"]
+    assert [line[:2] for line in lines] == [["grass", "4"], ["sand", "4"], ["sky", "4"], ["all", "12"]]
+    assert 0 <= float(lines[-1][-1]) <= 1
+    assert Image.open("worst.png").height > 1000
+    out, _ = run(capsys, "evaluate", "photos", "--queries", "query_images", "--json")
+    rows = rows_of(out)
+    assert rows[-1]["class"] == "all"
+    assert rows[-1]["queries"] == 3
+    assert rows[-1]["precision@1"] == 1
+
+
+def test_audit_finds_what_is_wrong(indexed, capsys):
+    shutil.copy("photos/sky/0.jpg", "photos/grass/copy.jpg")
+    again = Image.open("photos/sand/1.jpg")
+    again.save("photos/sand/again.jpg", quality=90)
+    Path("split.csv").write_text("file,label,subset\nsand/1.jpg,sand,train\nsand/again.jpg,sand,val\n")
+    out, err = run(capsys, "audit", "photos", "--threshold", "0.02")
+    assert "14 images; near-duplicates are closer than 0.0200" in err
+    rows = list(csv.DictReader(Path("audit.csv").read_text().splitlines()))
+    assert [(row["kind"], row["path"], row["other"]) for row in rows][:2] == [
+        ("duplicate", "grass/copy.jpg", "sky/0.jpg"),
+        ("near-duplicate", "sand/1.jpg", "sand/again.jpg"),
+    ]
+    assert len(out.splitlines()) == len(rows) + 1
+    assert Image.open("audit.png").width > 1000
+    out, _ = run(capsys, "audit", "photos", "--split", "split.csv", "--threshold", "0.02", "--json")
+    assert rows_of(out)[0] | {"distance": 0} == {
+        "kind": "leak",
+        "path": "sand/1.jpg",
+        "other": "sand/again.jpg",
+        "distance": 0,
+        "label": "sand",
+        "other_label": "sand",
+    }
+
+
+def test_a_classifier_of_ours_searches_what_it_knows(trained, capsys):
+    encoder = ["--encoder", str(trained / "checkpoints" / "best.ckpt")]
+    out, _ = run(capsys, "query", "digits/0_digits/3.png", "--database", "digits", *encoder)
+    assert len(out.splitlines()) == 6
+    out, _ = run(capsys, "evaluate", "digits", "--json")
+    assert rows_of(out)[-1]["queries"] == 60
+
+
+def test_unreadable_files_fail_once_the_others_are_indexed(place, encoder, capsys):
+    (place / "photos" / "text\n.png").write_text("no picture")
+    out, err = "", failure_after_work(capsys, "index", "photos", *encoder)
+    assert "1 of 13 files can't be read, the others are indexed; mend or remove them" in err
+    assert "photos/text\\n.png: cannot identify image file" in err
+    out, err = run(capsys, "index", "photos", "--on-unreadable", "skip")
+    assert "12 unchanged" in out
+    assert "text\\n.png" in err
+
+
+def failure_after_work(capsys, *args):
+    assert main(list(args)) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["index", "missing"], "missing: no such folder"),
+        (["index", "query_images/sky_30.jpg"], "sky_30.jpg: not a folder"),
+        (["index", "empty"], "empty: no images in this folder (.bmp, .gif"),
+        (["query", "sky_30.jpg", "--database", "missing"], "missing: no such folder"),
+        (["query", "no.jpg", "--database", "photos"], "no such image: no.jpg, query_images/no.jpg, "),
+        (["query", "sub/no.jpg", "--database", "photos"], "no such image: sub/no.jpg\n"),
+        (["query", "text.jpg", "--database", "photos"], "text.jpg: cannot identify image file"),
+        (["query", "zero.jpg", "--database", "photos"], "zero.jpg: empty file"),
+        (["query", "cut.jpg", "--database", "photos"], "cut.jpg: "),
+        (["query", "sky_30.jpg", "--database", "photos", "-k", "0"], "k must be at least 1, got 0"),
+        (["query", "sky_30.jpg", "--database", "photos", "--explain"], "name it with --figure FILE"),
+        (["query", "sky_30.jpg", "--database", "photos", "--figure", "x.abc"], "x.abc: no picture format"),
+        (["query", "sky_30.jpg", "--database", "photos", "--figure", "no/x.png"], "no such file or directory"),
+        (["query", "sky_30.jpg", "--database", "photos", "--layer", "layer3"], "was made with encoder resnet18"),
+        (["query", "sky_30.jpg", "--database", "photos", "--encoder", "resnet7"], "unknown encoder resnet7"),
+        (["query", "sky_30.jpg", "--database", "photos", "--encoder", "text.jpg"], "text.jpg: not written by torch"),
+        (["query", "sky_30.jpg", "--database", "empty", "--index", "text.jpg"], "text.jpg: damaged, or no index"),
+        (["evaluate", "photos", "--queries", "empty"], "empty: no folder of images"),
+        (["evaluate", "photos", "--queries", "photos/sky"], "of which class?"),
+        (["audit", "photos", "--split", "no.csv"], "no.csv: no such file"),
+        (["audit", "photos", "--split", "other.csv"], "other.csv: names none of the images in photos"),
+    ],
+)
+def test_bad_input_is_one_clear_line(indexed, capsys, args, message):
+    (indexed / "empty").mkdir()
+    (indexed / "text.jpg").write_text("no picture")
+    (indexed / "zero.jpg").touch()
+    (indexed / "cut.jpg").write_bytes((indexed / "photos" / "sky" / "0.jpg").read_bytes()[:700])
+    (indexed / "other.csv").write_text("file,label,subset\nx.png,a,train\n")
+    if "--layer" in args:
+        args = [*args, "--encoder", "resnet18", "--weights", weights_of(indexed)]
+        message = "was made with layer layer2, not layer3: query it with the same encoder"
+    if args[:2] == ["index", "empty"]:
+        args = [*args, "--encoder", "resnet18", "--weights", weights_of(indexed)]
+    err = failure(capsys, *args)
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not list((indexed / "empty").iterdir())
+
+
+def weights_of(place):
+    from retrieval.sqlite_store import SQLiteStore
+
+    with SQLiteStore(place / "photos" / ".digitdoodle.sqlite") as store:
+        return store.header["source"]
+
+
+def test_an_index_whose_encoder_is_gone_says_so(indexed, resnet_weights, capsys):
+    moved = shutil.copy(resnet_weights, indexed / "own.pth")
+    run(capsys, "index", "photos", "--index", "own.sqlite", "--encoder", "resnet18", "--weights", str(moved))
+    (indexed / "own.pth").unlink()
+    err = failure(capsys, "query", "sky_30.jpg", "--database", "photos", "--index", "own.sqlite")
+    assert "the encoder that made the index can't be had" in err
+    assert "own.pth: no such file" in err
+
+
+def test_the_real_commands_speak_on_the_right_channels(indexed):
+    process = start("query", "sky_30.jpg", "--database", "photos", "--json", module="retrieval")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert len(rows_of(out)) == 4
+    process = start("query", "no.jpg", "--database", "photos", module="retrieval")
+    out, err = process.communicate()
+    assert process.returncode == 1
+    assert out == ""
+    assert err.startswith("error: no such image")
+
+
+def test_help_does_not_import_torch_and_searching_does_not_import_lightning(indexed):
+    program = (
+        "import sys; from retrieval.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "assert main(['query', 'sky_30.jpg', '--database', 'photos']) == 0\n"
+        "loaded = {'lightning', 'timm', 'matplotlib', 'pymilvus'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+
+
+def test_from_a_script(photos, resnet_weights):
+    from retrieval import ImageIndex, ResNetEncoder, plot_matches
+
+    index = ImageIndex.open(photos, encoder=ResNetEncoder("resnet18", resnet_weights))
+    index.update()
+    matches = index.search(photos / "sky" / "0.jpg", k=4)
+    figure = plot_matches(photos / "sky" / "0.jpg", matches)
+    assert [axes.get_title() for axes in figure.axes] == ["Query Image", *(f"Similar Image {n}" for n in range(1, 5))]
+    assert figure.axes[1].get_xlabel() == f"{matches[0].distance:.3f}\n{matches[0].label}\n{matches[0].path.name}"
+    index.close()
+    with pytest.raises(AttributeError):
+        __import__("retrieval").no_such_name  # noqa: B018
+
+
+def test_real_photographs_find_their_class(shared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos = shared / "data" / "photos"
+    weights = shared / "weights" / "resnet18_to_layer3.pth"
+    options = ["--index", "index.sqlite", "--json"]
+    out, _ = run(
+        capsys,
+        *("evaluate", str(photos / "images_database"), *options),
+        *("--encoder", "resnet18", "--weights", str(weights), "--layer", "layer3"),
+    )
+    assert rows_of(out)[-1]["mAP"] >= 0.72
+    out, _ = run(
+        capsys, "evaluate", str(photos / "images_database"), "--queries", str(photos / "query_images"), *options
+    )
+    assert rows_of(out)[-1]["precision@4"] >= 0.88
