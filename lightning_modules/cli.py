@@ -119,8 +119,6 @@ class DigitDoodleCLI(LightningCLI):
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
             {
-                "model": {"class_path": f"{CustomCNN.__module__}.CustomCNN"},
-                "data": {"class_path": f"{OptDigitsDataModule.__module__}.OptDigitsDataModule"},
                 "early_stopping.monitor": "val_accuracy",
                 "early_stopping.mode": "max",
                 "early_stopping.patience": 10,
@@ -130,10 +128,10 @@ class DigitDoodleCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, with the hyper-parameters in a checkpoint as a first config that all others override."""
+        """Parse; our defaults and the hyper-parameters in a checkpoint are first configs, which all others override."""
         args = sys.argv[1:] if args is None else args
         if isinstance(args, list):
-            self.config = parser.parse_args(_with_checkpoint_config(args))
+            self.config = parser.parse_args(_with_first_configs(args))
         else:
             self.config = parser.parse_object(args)
 
@@ -273,11 +271,15 @@ def describe(summary: dict[str, Any]) -> str:
     return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
 
 
-def _with_checkpoint_config(args: list[str]) -> list[str]:
-    """Put the config that belongs to ``--ckpt_path`` before what the user gives."""
-    path = _value_of("--ckpt_path", args)
-    if not args or args[0] not in DigitDoodleCLI.subcommands() or path is None:
+def _with_first_configs(args: list[str]) -> list[str]:
+    """Put the default classes, and the config that belongs to ``--ckpt_path``, before what the user gives."""
+    if not args or args[0] not in DigitDoodleCLI.subcommands():
         return args
+    # As defaults of the parser they would leave their settings behind when the user chooses another class.
+    defaults = ["--config", json.dumps({"model": _path_of(CustomCNN), "data": _path_of(OptDigitsDataModule)})]
+    path = _value_of("--ckpt_path", args)
+    if path is None:
+        return [args[0], *defaults, *args[1:]]
     if args[0] == "predict" and Path(path).is_dir():
         checkpoint = read_config(Path(path))
     else:
@@ -287,7 +289,11 @@ def _with_checkpoint_config(args: list[str]) -> list[str]:
         first = str(saved)
     else:
         first = json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))
-    return [args[0], "--config", first, *args[1:]]
+    return [args[0], *defaults, "--config", first, *args[1:]]
+
+
+def _path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import csv
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import main
 from lightning_modules.evaluation import evaluate
-from tests.conftest import TINY, draw_digit
+from lightning_modules.mobilenetv2 import MobileNetV2
+from lightning_modules.reference_cnn import ReferenceCNN
+from tests.conftest import REPOSITORY, TINY, draw_digit
 
 
 def run(capsys, *args):
@@ -245,6 +248,41 @@ def test_print_config_is_a_config(workplace, capsys):
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["width"] == 8
     assert "class_names" not in config["model"]["init_args"]
+
+
+def settings_of(capsys, *args):
+    with pytest.raises(SystemExit):
+        main(["fit", *args, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("model", [ReferenceCNN, MobileNetV2])
+@pytest.mark.parametrize("config", [[], ["--config", f"{REPOSITORY}/configs/custom_cnn.yaml"]])
+def test_a_network_that_is_chosen_has_its_own_defaults(capsys, model, config):
+    chosen = settings_of(capsys, *config, "--model", model.__name__)["model"]["init_args"]
+    own = inspect.signature(model).parameters
+    assert chosen == {name: own[name].default for name in chosen}
+    assert {"optimizer", "schedule", "learning_rate", "label_smoothing"} <= chosen.keys()
+
+
+def test_a_datamodule_that_is_chosen_has_its_own_defaults(capsys):
+    config = ["--config", f"{REPOSITORY}/configs/custom_cnn.yaml"]
+    chosen = settings_of(capsys, *config, "--data", "ImageFolderDataModule", "--data.root", "x")["data"]["init_args"]
+    own = inspect.signature(ImageFolderDataModule).parameters
+    del chosen["root"], chosen["augmentation"]
+    assert chosen == {name: own[name].default for name in chosen}
+
+
+def test_the_reference_recipe_is_the_references(capsys):
+    chosen = settings_of(capsys, "--config", f"{REPOSITORY}/configs/reference_cnn.yaml")["model"]["init_args"]
+    del chosen["channels_last"]
+    assert chosen == {
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "optimizer": "adamw",
+        "schedule": "constant",
+    }
 
 
 def test_the_data_can_be_changed_on_the_command_line(workplace, capsys):
