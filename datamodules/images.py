@@ -96,8 +96,8 @@ def read_bytes(path: Path) -> bytes:
         ImageError: The file is missing or may not be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
-            raise ImageError(f"{path}: not a file")
+        if stat.S_ISFIFO(path.stat().st_mode):  # reading it could wait for ever
+            raise ImageError(f"{path}: a pipe, not a file")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {reason(error)}") from error

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from datamodules import image_folder, mnist, optdigits  # noqa: F401 - so that these classes are known
 from datamodules.augmentation import Augmentation
@@ -31,7 +30,7 @@ from lightning_modules.checkpoint import (
 )
 from lightning_modules.classifier import Classifier
 from lightning_modules.compare import read_run
-from lightning_modules.evaluation import Predictions
+from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.model_card import write_model_card
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
@@ -72,12 +71,6 @@ def load_data(run: Path) -> ImageDataModule:
     return data
 
 
-def logits_of(model: Classifier, dataset: ImageDataset) -> Tensor:
-    """(N, K), float32: class scores of all images of a dataset."""
-    with torch.inference_mode():
-        return torch.cat([model(batch.images) for batch in tqdm(batches(dataset, 64), desc="Evaluating", leave=False)])
-
-
 def export(run: Path, folder: Path) -> dict[str, float]:
     """Export a run's best checkpoint, calibrated, and check every exported form against the network itself.
 
@@ -105,11 +98,13 @@ def export(run: Path, folder: Path) -> dict[str, float]:
     data = load_data(run)
     dataset = data.val_set
     assert dataset is not None
+    uncalibrated = evaluate(model, dataset, batch_size=64)
     labels = torch.from_numpy(dataset.labels)
-    logits = logits_of(model, dataset)
-    before = expected_calibration_error(logits.softmax(dim=1), labels)
-    model.temperature.fill_(fit_temperature(logits, labels))
-    expected = Predictions((logits / model.temperature).softmax(dim=1), labels)
+    before = expected_calibration_error(uncalibrated.probabilities, labels)
+    # Logarithms of the probabilities are the class scores but for a constant, which softmax doesn't see.
+    scores = uncalibrated.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    model.temperature.fill_(fit_temperature(scores, labels))
+    expected = evaluate(model, dataset, batch_size=64)
     calibration = {
         "temperature": model.temperature.item(),
         "expected_calibration_error_before": before,

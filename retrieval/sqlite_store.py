@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,11 +52,14 @@ class SQLiteStore:
         self.location = str(path)
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
-        with self._explained():
-            if header is None and not path.is_file():
+        if not path.exists():
+            if header is None:
                 raise UserError(f"{path}: no index there; make one with `python -m retrieval index`")
+            with self._explained():
+                _create(path, header)
+        with self._explained():
             # SQLite can't read a write-ahead log in a folder that it can't write to; there none is being written.
-            mode = "rwc" if header is not None else "rw" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
+            mode = "rw" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
             uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
             self._connection = sqlite3.connect(
                 uri, WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
@@ -63,28 +67,15 @@ class SQLiteStore:
         try:
             with self._explained():
                 self._connection.text_factory = os.fsdecode  # file names need not be UTF-8
-                self._open(header)
+                self._open()
         except BaseException:
             self._connection.close()
             raise
 
-    def _open(self, header: Mapping[str, str] | None) -> None:
+    def _open(self) -> None:
         run = self._connection.execute
-        if header is not None:
-            run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")  # also a power cut loses nothing that was acknowledged
         application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
-        if application == 0 and header is not None:
-            with self._transaction("IMMEDIATE"):
-                # Another process may have been faster.
-                if not run("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                    for statement in TABLES.split(";"):
-                        run(statement)
-                    run("INSERT INTO header VALUES ('revision', '')")
-                    self._connection.executemany("INSERT INTO header VALUES (?, ?)", header.items())
-                    run(f"PRAGMA application_id = {APPLICATION}")
-                    run(f"PRAGMA user_version = {SCHEMA}")
-            application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION:
             raise UserError(f"{self.path}: a database, but no index of images; name another file with --index")
         if version > SCHEMA:
@@ -278,6 +269,23 @@ class SQLiteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _create(path: Path, header: Mapping[str, str]) -> None:
+    """Make an empty index aside and move it into place, so that no reader finds a half-made one."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with contextlib.closing(sqlite3.connect(aside)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(TABLES)
+            connection.executemany("INSERT INTO header VALUES (?, ?)", [("revision", ""), *header.items()])
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            connection.commit()
+        aside.replace(path)
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            aside.with_name(aside.name + suffix).unlink(missing_ok=True)
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -41,10 +41,10 @@ def content(folder):
 
 @pytest.fixture
 def many(tmp_path):
-    """A folder of 200 tiny pictures."""
+    """A folder of 100 tiny pictures."""
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(200):
+    for number in range(100):
         pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
@@ -111,7 +111,13 @@ def test_files_that_cannot_be_read_are_left_out_and_reported_each_time(photos):
             "pipe.png",
             "text.gif",
         ]
-        for reason in ("empty file", "truncated", "decompression bomb", "levels of symbolic links", "not a file"):
+        for reason in (
+            "empty file",
+            "truncated",
+            "decompression bomb",
+            "levels of symbolic links",
+            "a pipe, not a file",
+        ):
             assert reason in errors
     (photos / "empty.png").write_bytes((photos / "sky" / "0.jpg").read_bytes())
     assert updated(photos) == (0, 1, 12, 0)
@@ -249,11 +255,8 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_written(m
         acknowledged = {}
         while process.is_alive() and time.monotonic() < deadline:
             if location.exists():
-                try:
-                    with SQLiteStore(location) as store:
-                        acknowledged = store.records()
-                except UserError:  # in the moment in which it is being made
-                    pass
+                with SQLiteStore(location) as store:
+                    acknowledged = store.records()
             time.sleep(0.005)
         if process.is_alive():
             process.kill()
@@ -281,8 +284,8 @@ def test_two_updates_at_once_do_the_work_once_and_end_right(many):
     for process in both:
         process.join()
         assert process.exitcode == 0
-    assert len(content(many)[0]) == 200
-    assert updated(many) == (0, 0, 200, 0)
+    assert len(content(many)[0]) == 100
+    assert updated(many) == (0, 0, 100, 0)
 
 
 def test_a_query_during_an_update_answers_with_what_there_is(many):
@@ -297,7 +300,7 @@ def test_a_query_during_an_update_answers_with_what_there_is(many):
                 index.update(wait=False)
             found = len(index.search(draw_photo(0, 0), k=300))
         time.sleep(0.01)
-    assert 0 < found < 200
+    assert 0 < found < 100
     process.kill()
     process.join()
 

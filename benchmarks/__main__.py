@@ -1,0 +1,48 @@
+"""``python -m benchmarks``: run some or all benchmarks, print their tables."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import data_path, finetuning, searching, startup, training
+from benchmarks.harness import Options, as_json, machine
+
+BENCHES = {
+    "training": training.same_work,
+    "goal": training.same_goal,
+    "finetuning": finetuning.run,
+    "data": data_path.run,
+    "retrieval": searching.run,
+    "startup": startup.run,
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} (all)")
+    parser.add_argument("--data-root", type=Path, help="folder with data/ and weights/ (else the embedded digits)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each contestant (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of each contestant (%(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="only show that everything runs, on drawn data")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    given = parser.parse_args(args)
+    unknown = set(given.names) - set(BENCHES)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    root = None if given.data_root is None else given.data_root.resolve()
+    options = Options(root, 1 if given.smoke else given.repeats, given.threads, given.smoke)
+    print(json.dumps(machine()))
+    measurements = []
+    for name in given.names or BENCHES:
+        for measurement in BENCHES[name](options):
+            measurements.append(measurement)
+            print(measurement.table(), flush=True)
+    if given.json is not None:
+        given.json.write_text(as_json(options, measurements) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The images that the benchmarks work on."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness import Options
+
+
+def digit_folder(options: Options, scratch: Path) -> Path:
+    """``hand_written_digits``; without it, or to smoke, scikit-learn's digits as class folders of PNGs."""
+    if options.data is not None and not options.smoke:
+        return options.data / "data" / "hand_written_digits"
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    folder = scratch / "digits"
+    for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if label < 3 and (not options.smoke or number < 300):
+            (folder / f"{label}_digits").mkdir(parents=True, exist_ok=True)
+            small = Image.fromarray((image * 255 / 16).astype(np.uint8))
+            small.resize((100, 100)).save(folder / f"{label}_digits" / f"{number}.png")
+    return folder
+
+
+def photo_folder(options: Options, scratch: Path, count: int) -> Path:
+    """A folder with the first photographs of the collection; without it, drawn ones of 384×256."""
+    folder = scratch / f"photos{count}"
+    folder.mkdir()
+    if options.data is not None and not options.smoke:
+        found = sorted((options.data / "data" / "photos" / "images_database").glob("*/*.jpg"))
+        for path in found[:: max(len(found) // count, 1)][:count]:
+            (folder / f"{path.parent.name}_{path.name}").write_bytes(path.read_bytes())
+    else:
+        for seed in range(count):
+            spots = np.random.default_rng(seed).integers(0, 256, (16, 24, 3), np.uint8)
+            Image.fromarray(spots).resize((384, 256), Image.Resampling.BICUBIC).save(folder / f"{seed}.jpg")
+    return folder

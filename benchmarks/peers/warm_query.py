@@ -1,0 +1,16 @@
+"""Ours: seconds of a query in a process that has the index and the network loaded."""
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.harness import seconds_of
+from retrieval.encoder import rebuild_encoder
+from retrieval.index import ImageIndex, index_location
+from retrieval.sqlite_store import SQLiteStore
+
+folder, query = sys.argv[1:]
+with SQLiteStore(index_location(Path(folder), None)) as store:
+    encoder = rebuild_encoder(store.header)
+with ImageIndex.open(folder, encoder) as index:
+    print(json.dumps({"seconds": seconds_of(lambda: index.search(query, k=4), 15)}))
