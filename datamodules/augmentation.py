@@ -74,16 +74,18 @@ class Augmentation:
         """
         angle, shift_x, shift_y, zoom, contrast = parameters.to(images.device).unbind(1)
         height, width = images.shape[-2:]
-        # affine_grid takes the inverse map, from output to input, in coordinates that span (-1, 1) on both axes:
+        # grid_sample takes the inverse map, from output to input, in coordinates that span (-1, 1) on both axes:
         # x_in = R(-angle) / zoom · (x_out - shift), where the aspect ratio undoes the two axes' different units.
-        cos, sin = (
-            torch.cos(angle * (math.pi / 180)) / zoom,
-            torch.sin(angle * (math.pi / 180)) / zoom,
-        )
+        cos, sin = torch.cos(angle * (math.pi / 180)) / zoom, torch.sin(angle * (math.pi / 180)) / zoom
         x, y = 2 * shift_x, 2 * shift_y
         up, across = sin * (height / width), -sin * (width / height)
         inverse = torch.stack((cos, up, -cos * x - up * y, across, cos, -across * x - cos * y), dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
+        # (B, 2, H, W) from a row and a column: a third of the time of affine_grid, which multiplies every point.
+        columns = (2 * torch.arange(width, device=images.device) + 1) / width - 1
+        rows = (2 * torch.arange(height, device=images.device) + 1) / height - 1
+        row = inverse[:, :, 0, None, None] * columns
+        column = inverse[:, :, 1, None, None] * rows[:, None] + inverse[:, :, 2, None, None]
+        grid = (row + column).permute(0, 2, 3, 1)
         # Outside of the image grid_sample gives 0, so what is sampled is the difference from the fill.
         pixels = images.float().div_(255).sub_(self.fill)
         pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -49,7 +49,11 @@ class Encoder(ABC):
     channels: Literal[1, 3]
 
     def __init__(self, device: torch.device | str | None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that isn't there
+            raise UserError(f"device {device}: not to be had here; leave it open, or name cpu") from error
         self.batch_size = 128 if self.device.type == "cuda" else 32
 
     @abstractmethod

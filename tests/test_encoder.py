@@ -120,6 +120,7 @@ def test_without_internet_the_error_names_the_ways_on(tmp_path, monkeypatch):
         ({"layer": "fc"}, "has no maps at fc"),
         ({"name": "resnet34"}, "not the weights of a resnet34: Missing key"),
         ({"weights": "missing.pth"}, "missing.pth: no such file"),
+        ({"device": "warp"}, "device warp: not to be had here"),
         ({"preprocessing": "none"}, "preprocessing must be weights or plain, got none"),
     ],
 )
