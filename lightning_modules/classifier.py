@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from datamodules.base import Batch
 from datamodules.errors import UserError
-from lightning_modules.hardware import fastest_memory_format
+from lightning_modules.hardware import fastest_memory_format, keep_freed_memory
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "constant"]
@@ -111,7 +111,9 @@ class Classifier(LightningModule):
         return (scores / self.temperature).softmax(dim=1)
 
     def use_memory_format(self, device: torch.device) -> None:
-        """Lay the weights out as is fastest on a device, or as ``channels_last`` says."""
+        """Lay the weights out as is fastest on a device, or as ``channels_last`` says, and memory too."""
+        if device.type == "cpu":
+            keep_freed_memory()
         chosen = {
             True: torch.channels_last,
             False: torch.contiguous_format,

@@ -21,7 +21,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from datamodules.errors import UserError, reason
 from datamodules.images import to_pixels
-from lightning_modules.hardware import fastest_memory_format
+from lightning_modules.hardware import fastest_memory_format, keep_freed_memory
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.weights import read_weights
 
@@ -55,6 +55,8 @@ class Encoder(ABC):
         except (RuntimeError, AssertionError) as error:  # torch raises either for a device that isn't there
             raise UserError(f"device {device}: not to be had here; leave it open, or name cpu") from error
         self.batch_size = 128 if self.device.type == "cuda" else 32
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @abstractmethod
     def box(self, width: int, height: int) -> Box:
