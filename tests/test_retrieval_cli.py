@@ -286,16 +286,13 @@ def test_from_a_script(photos, resnet_weights):
 
 def test_real_photographs_find_their_class(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    photos = shared / "data" / "photos"
+    for path in sorted((shared / "data" / "photos" / "images_database").glob("*/*.jpg"))[::4]:
+        (tmp_path / "photos" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / path.parent.name / path.name).symlink_to(path)
     weights = shared / "weights" / "resnet18_to_layer3.pth"
-    options = ["--index", "index.sqlite", "--json"]
-    out, _ = run(
-        capsys,
-        *("evaluate", str(photos / "images_database"), *options),
-        *("--encoder", "resnet18", "--weights", str(weights), "--layer", "layer3"),
-    )
+    encoder = ["--encoder", "resnet18", "--weights", str(weights), "--layer", "layer3"]
+    out, _ = run(capsys, "evaluate", "photos", "--json", *encoder)
+    assert rows_of(out)[-1]["queries"] == 125
     assert rows_of(out)[-1]["mAP"] >= 0.72
-    out, _ = run(
-        capsys, "evaluate", str(photos / "images_database"), "--queries", str(photos / "query_images"), *options
-    )
-    assert rows_of(out)[-1]["precision@4"] >= 0.88
+    out, _ = run(capsys, "evaluate", "photos", "--queries", str(shared / "data" / "photos" / "query_images"), "--json")
+    assert rows_of(out)[-1]["precision@4"] >= 0.8
