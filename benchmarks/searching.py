@@ -110,12 +110,12 @@ def _img2vec(paths: list[Path], name: str) -> float:
     from unittest.mock import patch
 
     import torch
-    from img2vec_pytorch import Img2Vec
+    from img2vec_pytorch import Img2Vec, img_to_vec
     from PIL import Image
-    from torchvision import models
+    from torchvision.models import get_model
 
-    network = getattr(models, name)()  # its own would be downloaded
-    with patch.object(models, name, lambda **_: network):
+    network = get_model(name)  # its own would be downloaded
+    with patch.object(img_to_vec, name, lambda **_: network):
         encoder = Img2Vec(cuda=torch.cuda.is_available(), model=name)
     encoder.get_vec(Image.open(paths[0]).convert("RGB"))
     start = time.perf_counter()

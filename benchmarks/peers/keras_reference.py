@@ -68,7 +68,7 @@ inputs = outputs = keras.Input((100, 100, 1))
 for layer in layers:
     outputs = layer([outputs] * 3 if isinstance(layer, keras.layers.Concatenate) else outputs)
 model = keras.Model(inputs, outputs)
-model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
 class Clock(keras.callbacks.Callback):
