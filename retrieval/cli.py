@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError, exit_status
-from datamodules.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,6 +219,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _audit(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from datamodules.files import written_aside
     from datamodules.splits import read_rows
     from retrieval.audit import audit
     from retrieval.plots import plot_findings
@@ -251,6 +251,8 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
+    from datamodules.files import written_aside
+
     kind = path.suffix.lower().lstrip(".") or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
