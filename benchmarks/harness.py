@@ -73,8 +73,9 @@ def in_turn(measurement: Measurement, contestants: Mapping[str, Callable[[], flo
     """Measure A, B, A, B, …: a drift of the machine's speed then touches all alike."""
     for turn in range(repeats):
         for name, contestant in contestants.items():
-            say(f"{measurement.name}: {name}, turn {turn + 1} of {repeats}")
-            measurement.values.setdefault(name, []).append(contestant())
+            value = contestant()
+            measurement.values.setdefault(name, []).append(value)
+            say(f"{measurement.name}: {name}, turn {turn + 1} of {repeats}: {value:.4g} {measurement.unit}")
     return measurement
 
 

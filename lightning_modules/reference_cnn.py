@@ -57,13 +57,14 @@ class ReferenceCNN(Classifier):
         pooled = ((image_size - 4) // 2 - 4) // 2
         # The reference rescales pixels for MobileNetV2 only; this network sees 0 to 255, and learns faster for it.
         self.preprocessing = Preprocessing(in_channels, image_size, (0.0,), (1 / 255,))
+        # ReLU before or after max-pooling is the same; after it has a quarter of the work.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 64, 5),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
             nn.Conv2d(64, 32, 5),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(32 * pooled * pooled, 128),
             nn.ReLU(inplace=True),

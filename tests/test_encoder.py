@@ -55,6 +55,20 @@ def test_features_are_those_of_the_average_pool(encoder, network):
     np.testing.assert_allclose(vector, expected, atol=2e-3)
 
 
+def test_the_neighbours_are_those_of_the_plain_network_in_full_precision(encoder, network):
+    images = [draw_photo(n % 3, n) for n in range(12)]
+    batch = torch.stack([ResNet18_Weights.DEFAULT.transforms()(image) for image in images])
+    network.fc, fc = torch.nn.Identity(), network.fc
+    with torch.inference_mode():
+        plain = torch.nn.functional.normalize(network(batch)).numpy()
+    network.fc = fc
+    ours = encoder.encode([encoder.prepare(image) for image in images])
+    for vectors in (plain, ours):
+        assert np.linalg.matrix_rank(vectors - vectors.mean(axis=0)) > 5  # they do differ
+    nearest = [(vectors @ vectors.T - 2 * np.eye(12)).argmax(axis=1).tolist() for vectors in (plain, ours)]
+    assert nearest[0] == nearest[1]
+
+
 def test_another_layer_gives_its_maps_averaged(resnet_weights, network):
     encoder = ResNetEncoder("resnet18", resnet_weights, layer="layer2.0")
     pixels = encoder.prepare(draw_photo(2, 1))
