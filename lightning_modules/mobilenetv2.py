@@ -142,8 +142,8 @@ class MobileNetV2(Classifier):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.frozen and self.training and images.device.type == "cpu":
                 # No image depends on another: in parts a large batch takes half the time and a quarter of the memory.
-                parts: list[Tensor] = [self.backbone(self.preprocessing(part)) for part in images.split(FROZEN_PART)]
-                return torch.cat(parts)
+                parts = torch.split(images, FROZEN_PART)
+                return torch.cat([self.backbone(self.preprocessing(part)) for part in parts])
             features: Tensor = self.backbone(self.preprocessing(images))
         return features
 
