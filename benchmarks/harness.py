@@ -105,7 +105,7 @@ class Finished:
     rows: list[dict[str, Any]]
 
 
-def run_process(args: list[str], threads: int, folder: Path | None = None) -> Finished:
+def run_process(args: list[str], threads: int) -> Finished:
     """Run ``python ARGS`` as a user would, and wait for it.
 
     Raises:
@@ -130,7 +130,7 @@ def run_process(args: list[str], threads: int, folder: Path | None = None) -> Fi
             capture_output=True,
             text=True,
             env=environment,
-            cwd=folder or scratch,
+            cwd=scratch,
             check=True,
         )
         took = json.loads(finished.stdout)

@@ -55,7 +55,7 @@ def run(options: Options) -> list[Measurement]:
             ["-m", "retrieval", "index", str(folder), "--encoder", "resnet18", "--weights", weights], options.threads
         )
         query = str(next(iter(sorted(folder.glob("*.jpg")))))
-        cold = Measurement(f"a cold query over {500} photographs, ResNet-18", "s")
+        cold = Measurement("a cold query over 500 photographs, ResNet-18", "s")
         in_turn(
             cold,
             {

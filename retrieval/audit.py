@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.search import Vectors
+from retrieval.search import Vectors, nearest
 from retrieval.store import Record
 
 Kind = Literal["duplicate", "near-duplicate", "leak", "label"]
@@ -16,7 +16,7 @@ Kind = Literal["duplicate", "near-duplicate", "leak", "label"]
 NEIGHBOURS = 10  # that vote on an image's label
 MAJORITY = 0.8  # share of the votes for another label from which on an image's own is doubted
 OUTLIER = 3.5  # robust standard deviations (Iglewicz & Hoaglin 1993, "How to Detect and Handle Outliers")
-SCORES_AT_ONCE = 1 << 24
+BLOCK = 256  # images between two steps of the progress bar
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,10 @@ def _neighbours(
     k = max(min(NEIGHBOURS, count - 1), 0)
     rows = np.empty((count, k), np.int64)
     distances = np.empty((count, k), np.float32)
-    block = max(SCORES_AT_ONCE // max(count, 1), 1)
-    for start in range(0, count, block):
-        queries = matrix[start : start + block]
-        products = queries @ matrix.T
-        products[np.arange(len(queries)), np.arange(start, start + len(queries))] = -np.inf
-        if k:
-            found = np.argpartition(-products, k - 1, axis=1)[:, :k]
-            apart = np.linalg.norm(matrix[found] - queries[:, None], axis=2)
-            order = np.argsort(apart, axis=1, kind="stable")
-            rows[start : start + block] = np.take_along_axis(found, order, axis=1)
-            distances[start : start + block] = np.take_along_axis(apart, order, axis=1)
-        advance(len(queries))
+    for start in range(0, count, BLOCK):
+        block = matrix[start : start + BLOCK]
+        for row, (found, apart) in enumerate(nearest(matrix, block, k + 1), start):
+            others = found != row
+            rows[row], distances[row] = found[others][:k], apart[others][:k]
+        advance(len(block))
     return rows, distances

@@ -217,11 +217,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
     from tqdm import tqdm
 
     from datamodules.files import written_aside
     from datamodules.splits import read_rows
-    from retrieval.audit import audit
+    from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
 
     subsets = None
@@ -234,7 +236,7 @@ def _audit(options: argparse.Namespace) -> None:
         raise UserError(f"{options.split}: names none of the images in {options.folder}")
     with tqdm(total=len(records), desc="Comparing", unit="img", delay=1, leave=False) as bar:
         findings, threshold = audit(records, matrix, subsets, options.threshold, bar.update)
-    columns = ["kind", "path", "other", "distance", "label", "other_label"]
+    columns = [field.name for field in fields(Finding)]
     with written_aside(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -24,9 +24,9 @@ from datamodules.images import to_pixels
 from lightning_modules.hardware import fastest_memory_format, keep_freed_memory
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.weights import read_weights
+from retrieval.search import Vectors
 
 Pixels = npt.NDArray[np.uint8]
-Vectors = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -92,14 +92,7 @@ class ImageIndex:
         """
         folder = Path(folder)
         location = index_location(folder, index)
-        store = SQLiteStore(location) if location.exists() else None
-        if store is not None:
-            try:
-                _check_encoder(store, encoder)
-            except UserError:
-                store.close()
-                raise
-        return cls(folder, encoder, location, store)
+        return cls(folder, encoder, location, _open_store(location, encoder) if location.exists() else None)
 
     @property
     def store(self) -> Store:
@@ -139,9 +132,7 @@ class ImageIndex:
                 return result
         with self._sole_writer(wait):
             if self._store is None:
-                header = {**self.encoder.identity, "source": self.encoder.source}
-                self._store = SQLiteStore(self.location, header)
-                _check_encoder(self._store, self.encoder)
+                self._store = _open_store(self.location, self.encoder, make=True)
             changed, removed, result = self._compare(self._find())  # another process may just have done it
             self.store.remove(removed)
             with (
@@ -162,8 +153,7 @@ class ImageIndex:
             lock.acquire()
         except Timeout:
             if self._store is None and self.location.exists():  # which the other process is filling
-                self._store = SQLiteStore(self.location)
-                _check_encoder(self._store, self.encoder)
+                self._store = _open_store(self.location, self.encoder)
             raise
         except OSError as error:
             raise UserError(
@@ -336,15 +326,18 @@ def read_query(query: Query, encoder: Encoder) -> tuple[Pixels, bytes | None]:
     return encoder.prepare(decode_image(data, path, encoder.channels)), digest(data)
 
 
-def _check_encoder(store: Store, encoder: Encoder) -> None:
-    """Refuse an index that another encoder made: its vectors mean something else.
+def _open_store(location: Path, encoder: Encoder, make: bool = False) -> Store:
+    """Open an index, or make it; refuse one that another encoder made, whose vectors mean something else.
 
     Raises:
-        UserError: It was.
+        UserError: Another encoder made it, or as ``SQLiteStore``.
     """
+    store = SQLiteStore(location, {**encoder.identity, "source": encoder.source} if make else None)
     for key, value in encoder.identity.items():
         if store.header.get(key) != value:
+            store.close()
             raise UserError(
-                f"{store.location} was made with {key} {store.header.get(key)}, not {value}: "
+                f"{location} was made with {key} {store.header.get(key)}, not {value}: "
                 "query it with the same encoder (it is the default), or name another file with --index"
             )
+    return store
