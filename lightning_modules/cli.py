@@ -33,6 +33,7 @@ from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, 
 from lightning_modules.classifier import Classifier
 from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.hardware import fastest_precision
+from lightning_modules.interrupt import InterruptBetweenBatches
 from lightning_modules.mobilenetv2 import MobileNetV2  # noqa: F401
 from lightning_modules.predict import predict_files, write_predictions
 from lightning_modules.reference_cnn import ReferenceCNN  # noqa: F401
@@ -181,6 +182,7 @@ class DigitDoodleCLI(LightningCLI):
             BestCheckpoint(self._get(self.config_init, "monitor")),
             ModelCheckpoint(filename="last", enable_version_counter=False),
             self.report,
+            InterruptBetweenBatches(),
         ]
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))

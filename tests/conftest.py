@@ -1,6 +1,7 @@
 """Drawn data, and the real data where they are present."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,16 +47,20 @@ def cache_home(tmp_path_factory, monkeypatch):
     return home
 
 
-@pytest.fixture
-def digits(tmp_path):
-    """A folder of 60 drawn digits in three class folders."""
-    root = tmp_path / "digits"
+def draw_digits(root: Path) -> Path:
+    """Draw 60 digits in three class folders; the same ones each time."""
     for digit in range(3):
         folder = root / f"{digit}_digits"
         folder.mkdir(parents=True)
         for seed in range(20):
             draw_digit(digit, seed).save(folder / f"{seed}.png")
     return root
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A folder of 60 drawn digits in three class folders."""
+    return draw_digits(tmp_path / "digits")
 
 
 @pytest.fixture
@@ -77,12 +82,25 @@ def workplace(digits, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def trained(workplace, capsys):
-    """The run folder of a tiny training."""
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory):
+    """The ``runs`` folder of a tiny training, which tests take copies of."""
     from lightning_modules.cli import main
 
-    assert main(["fit", "--config", TINY]) == 0
+    home = tmp_path_factory.mktemp("tiny")
+    draw_digits(home / "digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        assert main(["fit", "--config", TINY]) == 0
+    return home / "runs"
+
+
+@pytest.fixture
+def trained(workplace, tiny_runs, capsys):
+    """The run folder of a tiny training."""
+    shutil.copytree(tiny_runs, workplace / "runs")
     capsys.readouterr()
     return workplace / "runs" / "custom_cnn" / "version_0"
 

@@ -32,8 +32,7 @@ class Kill(Callback):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(workplace, epoch):
-    assert main(["fit", "--config", TINY, "--name", "whole"]) == 0
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(trained, workplace, epoch):
     kill = [
         "--trainer.callbacks+",
         "tests.test_processes.Kill",
@@ -44,11 +43,11 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(workplace, 
     _, err = process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL, err
     runs = workplace / "runs"
-    last = {name: runs / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "killed", "resumed")}
+    last = {name: runs / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("killed", "resumed")}
     assert torch.load(last["killed"], weights_only=True)["epoch"] + 1 == epoch
     resume = ["fit", "--config", TINY, "--ckpt_path", str(last["killed"]), "--name", "resumed"]
     assert main(resume) == 0
-    assert_same_weights(last["whole"], last["resumed"])
+    assert_same_weights(trained / "checkpoints" / "last.ckpt", last["resumed"])
     assert not list(runs.rglob("*.tmp"))
 
 
