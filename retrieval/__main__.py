@@ -1,4 +1,4 @@
-"""``python -m retrieval index | query | evaluate | audit``."""
+"""``python -m retrieval index | query | evaluate | audit | serve``."""
 
 import sys
 

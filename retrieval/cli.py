@@ -90,6 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--output", type=Path, default=Path("audit.csv"), help="the findings (%(default)s)")
     audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
     audit.set_defaults(command=_audit)
+
+    serve = commands.add_parser("serve", parents=[common], help="a page to search and recognise in the browser")
+    serve.add_argument("folder", type=Path, metavar="FOLDER")
+    serve.add_argument(
+        "--checkpoint", type=Path, metavar="CKPT", help="a classifier of `python -m lightning_modules` to draw for"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
+    serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    access = serve.add_mutually_exclusive_group()
+    access.add_argument("--auth", type=Path, metavar="FILE", help="who may use it: a line USER:PASSWORD for each")
+    access.add_argument("--no-auth", action="store_true", help="let everybody use it who can reach it")
+    serve.add_argument("--no-update", action="store_true", help="leave the index as it is")
+    serve.set_defaults(command=_serve)
     return parser
 
 
@@ -178,11 +191,17 @@ def _find_query(name: str, database: Path) -> Path:
     path = Path(name)
     places = [path]
     if path.name == name:
-        places += [Path(QUERY_IMAGES) / name, database.absolute().parent / QUERY_IMAGES / name]
+        places += [folder / name for folder in _query_folders(database)]
     for place in places:
         if place.exists():
             return place
     raise UserError(f"no such image: {', '.join(_printable(str(place)) for place in places)}")
+
+
+def _query_folders(database: Path) -> list[Path]:
+    """Where query images may lie: here, and beside the database."""
+    places = [Path(QUERY_IMAGES), database.absolute().parent / QUERY_IMAGES]
+    return places[:1] if places[0].absolute() == places[1] else places
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -250,6 +269,36 @@ def _audit(options: argparse.Namespace) -> None:
         _print_table(columns, [[row[column] or "" for column in columns] for row in rows])
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        import gradio  # noqa: F401
+        import limits  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"serve needs {error.name}: pip install 'digitdoodle[app]'") from error
+    from retrieval.batching import BatchingEncoder
+    from retrieval.index import ImageIndex
+    from retrieval.page import build_page, find_samples
+    from retrieval.recognition import Recogniser
+    from retrieval.server import is_loopback, read_users, serve
+
+    if not is_loopback(options.host) and options.auth is None and not options.no_auth:
+        raise UserError(
+            f"{options.host} can be reached by others: say who may use the page with --auth FILE, or --no-auth"
+        )
+    users = None if options.auth is None else read_users(options.auth)
+    with _open(options, options.folder) as index:
+        if not options.no_update:
+            _bring_up_to_date(index)
+        # Last, since it computes in the background: torchvision's tracing of the encoder allows no other thread in.
+        recogniser = None if options.checkpoint is None else Recogniser(options.checkpoint)
+        shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
+        samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
+        page = build_page(shared, recogniser, samples)
+        address = serve(page, options.host, options.port, users)
+        print(f"serving {options.folder} on {address} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
 
 
 def _save(figure: "Figure", path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -53,10 +54,10 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
             label = f"\n{match.label}" if match.label is not None else ""
             text = f"{match.distance:.3f}{label}\n{_short(match.path.name)}"
             image = read_image(match.path, channels=3)
-            _show(axes, _thumbnail(image), f"Similar Image {number}", text)
             if encoder is not None and vector is not None:
                 pixels, _ = read_query(match.path, encoder)
-                _overlay(axes, image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
+                image = overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
+            _show(axes, _thumbnail(image), f"Similar Image {number}", text)
     return figure
 
 
@@ -68,23 +69,22 @@ def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _overlay(axes: Axes, image: Image.Image, regions: npt.NDArray[np.float32], box: Box) -> None:
-    """Lay a map of regions over the part of an image that the encoder sees; what adds nothing stays clear."""
-    shown = _thumbnail(image)
-    across, down = shown.width / image.width, shown.height / image.height
+def overlay(image: Image.Image, regions: npt.NDArray[np.float32], box: Box) -> Image.Image:
+    """Lay a map of regions over the part of an image that the encoder sees; what adds nothing stays clear.
+
+    Args:
+        image: Mode ``RGB``.
+        regions: (h, w), as ``Encoder.similarity_map`` gives it.
+        box: Which part the map is of: left, top, right, bottom, in pixels of the image.
+    """
     strength = np.clip(regions / max(float(regions.max()), 1e-12), 0, 1)
-    left, top, right, bottom = box[0] * across - 0.5, box[1] * down - 0.5, box[2] * across - 0.5, box[3] * down - 0.5
-    axes.imshow(
-        strength,
-        cmap="inferno",
-        vmin=0,
-        vmax=1,
-        alpha=0.65 * strength,
-        extent=(left, right, bottom, top),
-        interpolation="bilinear",
-    )
-    axes.set_xlim(-0.5, shown.width - 0.5)
-    axes.set_ylim(shown.height - 0.5, -0.5)
+    left, top, right, bottom = (round(edge) for edge in box)
+    heat = Image.fromarray(strength).resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
+    colours = colormaps["inferno"](np.asarray(heat), bytes=True)
+    colours[..., 3] = 166 * np.asarray(heat)  # 65 % where it is strongest
+    layer = Image.new("RGBA", image.size)
+    layer.paste(Image.fromarray(colours), (left, top))
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
 def _thumbnail(query: Query) -> Image.Image:

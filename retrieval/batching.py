@@ -1,0 +1,63 @@
+"""Requests that come at the same time go through the network together."""
+
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from retrieval.encoder import Box, Encoder, Pixels
+from retrieval.search import Vectors
+
+
+class BatchingEncoder(Encoder):
+    """Another encoder, for many threads: what they ask for while it computes is its next batch.
+
+    Args:
+        encoder: What computes; from now on only through this.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.identity, self.source, self.channels = encoder.identity, encoder.source, encoder.channels
+        self.device, self.batch_size = encoder.device, encoder.batch_size
+        self._waiting: SimpleQueue[tuple[Pixels, Future[Vectors]]] = SimpleQueue()
+        Thread(target=self._serve, name="encoder", daemon=True).start()
+
+    def box(self, width: int, height: int) -> Box:
+        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
+        return self._encoder.box(width, height)
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Cut and resize an image; (C, H, W), uint8."""
+        return self._encoder.prepare(image)
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D, h, w), float32."""
+        return self._encoder.maps(pixels)
+
+    def encode(self, images: list[Pixels]) -> Vectors:
+        """Features of prepared images, in batches with those of other threads; (B, D), float32, of length 1."""
+        futures: list[Future[Vectors]] = [Future() for _ in images]
+        for request in zip(images, futures, strict=True):
+            self._waiting.put(request)
+        return np.stack([future.result() for future in futures])
+
+    def _serve(self) -> None:
+        while True:
+            batch = [self._waiting.get()]
+            while len(batch) < self.batch_size:
+                try:
+                    batch.append(self._waiting.get_nowait())
+                except Empty:
+                    break
+            try:
+                vectors = self._encoder.encode([pixels for pixels, _ in batch])
+            except Exception as error:  # each of those who wait gets to know
+                for _, future in batch:
+                    future.set_exception(error)
+                continue
+            for (_, future), vector in zip(batch, vectors, strict=True):
+                future.set_result(vector)

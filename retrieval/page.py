@@ -1,0 +1,363 @@
+"""The page: search, and recognise, in the browser."""
+
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: nothing is to be told to anybody
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from datamodules.errors import UserError
+from datamodules.images import find_images, read_image
+from retrieval.index import ImageIndex, Match, read_query
+from retrieval.plots import overlay
+from retrieval.recognition import Recogniser
+
+MOST_MATCHES = 20
+MOST_QUERIES = 16  # in one request
+SAMPLES = 12
+AT_ONCE = 16  # requests that are decoded and drawn at the same time: bounds the memory
+THUMBNAIL = 320  # longer side, in pixels
+PAPER = 280  # side of the drawing, in pixels
+DIGIT = 112  # side that a training image is shown with at least
+ANY = "any label"
+MOST_CHARACTERS = 400  # of a message: no reader wants more
+
+CSS = """
+footer { display: none !important }
+.matches .caption-label, .matches .caption { white-space: pre-line }
+.or, .min_value, .max_value { color: var(--body-text-color) !important }
+@media (max-width: 640px) { .matches .grid-container { grid-template-columns: repeat(2, 1fr) !important } }
+"""
+THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+
+Thumbnails = list[tuple[Image.Image, str]]
+Upload = dict[str, Any] | None  # Gradio's FileData
+
+
+def build_page(index: ImageIndex, recogniser: Recogniser | None, samples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page over an index, and over a classifier if there is one.
+
+    Args:
+        index: What is searched; brought up to date by other processes, if at all.
+        recogniser: What recognises drawings; None leaves that tab out.
+        samples: Query images to choose from.
+    """
+    page: gr.Blocks
+    with gr.Blocks(
+        title="DigitDoodle",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(600, 3600),  # seconds: uploads and pictures that were shown are forgotten after an hour
+    ) as page:
+        gr.Markdown("# DigitDoodle")
+        with gr.Tabs():
+            with gr.Tab("Search"):
+                _search_tab(page, index, samples)
+            if recogniser is not None:
+                with gr.Tab("Recognise"):
+                    _recognise_tab(recogniser)
+    return page
+
+
+def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            query = gr.Image(sources=["upload", "clipboard"], label="Query image", height=280, elem_id="query")
+            if samples:
+                offered = gr.Gallery(
+                    [(_thumbnail(path), "") for path in samples],
+                    label="Samples: choose one to search with it",
+                    columns=4,
+                    height="auto",
+                    format="jpeg",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="samples",
+                )
+
+                def search_with_sample(chosen: gr.SelectData) -> str:
+                    return _chosen(query, samples, chosen)
+
+                offered.select(search_with_sample, None, query, api_visibility="private")
+            several = gr.File(
+                file_count="multiple",
+                file_types=["image"],
+                label="Several queries at once",
+                height=140,
+                elem_id="several",
+            )
+        with gr.Column(scale=3, min_width=280):
+            with gr.Row():
+                k = gr.Slider(1, MOST_MATCHES, 4, step=1, label="How many", elem_id="k")
+                threshold = gr.Slider(0, 2, 2, step=0.01, label="Largest distance", elem_id="threshold")
+                label = gr.Dropdown([ANY], value=ANY, label="Label", elem_id="label")
+                explain = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
+            status = gr.Textbox(
+                "Choose a query image.", label="Result", interactive=False, elem_id="status", lines=1, max_lines=6
+            )
+            shown = gr.Gallery(
+                label="Matches: choose one to search with it",
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                format="jpeg",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="matches",
+                elem_classes="matches",
+            )
+    found = gr.State([])  # the path of each image in the gallery, which the client doesn't get to choose
+    settings = [k, label, threshold, explain]
+
+    def search_one(image: Upload, *options: Any) -> tuple[str, Any, list[str]]:
+        return _show(index, _paths(image), *options)
+
+    def search_either(image: Upload, images: list[Upload] | None, *options: Any) -> tuple[str, Any, list[str]]:
+        return _show(index, _paths(*images or []) or _paths(image), *options)
+
+    def search_several(images: list[Upload] | None, *options: Any) -> tuple[str, Any, list[str]]:
+        return _show(index, _paths(*images or []), *options)
+
+    def search_with_match(chosen: gr.SelectData, paths: list[str]) -> str:
+        return _chosen(query, paths, chosen)
+
+    page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
+    outputs = [status, shown, found]
+    # Files come as Gradio has checked and stored them, not as it would decode them: that is ours to do.
+    run: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "concurrency_id": "search"}
+    listen = {**run, "api_visibility": "private"}
+    query.change(search_one, [query, *settings], outputs, **listen)
+    several.change(search_several, [several, *settings], outputs, **listen)
+    for setting in settings:
+        changed: Any = setting.release if isinstance(setting, gr.Slider) else getattr(setting, "input")  # noqa: B009
+        changed(search_either, [query, several, *settings], outputs, **listen)
+    shown.select(search_with_match, found, query, **listen)
+
+    def answer(image: Upload, count: float, wanted: str, largest: float) -> list[dict[str, Any]]:
+        try:
+            matches = _search(index, _path(image), count, wanted, largest)
+        except UserError as error:
+            raise gr.Error(_sentence(error)) from error
+        return [{"file": str(_name(index, m)), "distance": m.distance, "label": m.label} for m in matches]
+
+    gr.Button(visible=False).click(
+        answer,
+        [query, k, label, threshold],
+        gr.JSON(visible=False),
+        api_name="search",
+        api_description="The images of the collection that are most similar to an image: file, distance, label.",
+        **run,
+    )
+
+
+def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData) -> str:
+    """The file of an image in a gallery, where Gradio may serve it as the next query."""
+    place = chosen.index
+    if not isinstance(place, int) or not 0 <= place < len(paths):
+        raise gr.Error("That image isn't shown any more: search again.")
+    return str(save_file_to_cache(paths[place], query.GRADIO_CACHE))
+
+
+def _search(index: ImageIndex, query: Path, k: float, label: str | None, threshold: float) -> list[Match]:
+    if not isinstance(k, int | float) or not 1 <= k <= MOST_MATCHES:
+        raise UserError(f"the number of matches must lie in 1 to {MOST_MATCHES}")
+    matches = index.search(query, int(k), label=None if label in (None, ANY) else label)
+    return [match for match in matches if match.distance <= threshold]
+
+
+def _show(
+    index: ImageIndex, queries: Sequence[Path], k: int, label: str, threshold: float, explain: bool
+) -> tuple[str, Any, list[str]]:
+    """Text, gallery, and the path of each image in it; several queries are rows that begin with the query."""
+    if not queries:
+        return "Choose a query image.", gr.Gallery([]), []
+    shown: Thumbnails = []
+    paths: list[str] = []
+    said: list[str] = []
+    for query in queries[:MOST_QUERIES]:
+        try:
+            matches = _search(index, query, k, label, threshold)
+            row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
+            row += [(_picture(index, query, match, explain), _caption(index, match)) for match in matches]
+        except UserError as error:
+            said.append(_sentence(error))
+            continue
+        shown += row
+        paths += [str(query)] * (len(queries) > 1) + [str(match.path) for match in matches]
+        if len(queries) > 1:  # the next row begins at the left
+            missing = int(k) - len(matches)
+            shown += [(_blank(), "")] * missing
+            paths += [str(query)] * missing
+        else:
+            said.append(f"{len(matches)} matches for {query.name}." if matches else f"No match for {query.name}.")
+    if len(queries) > 1:
+        limit = f" The first {MOST_QUERIES} are searched." if len(queries) > MOST_QUERIES else ""
+        said.insert(0, f"{min(len(queries), MOST_QUERIES) - len(said)} queries, one a row.{limit}")
+    columns = int(k) + 1 if len(queries) > 1 else min(4, max(len(shown), 2))
+    return "\n".join(said), gr.Gallery(shown, columns=columns), paths
+
+
+def _picture(index: ImageIndex, query: Path, match: Match, explain: bool) -> Image.Image:
+    if not explain:
+        return _thumbnail(match.path)
+    vector = index.encoder.encode([read_query(query, index.encoder)[0]])[0]
+    image = read_image(match.path, channels=3)
+    regions = index.encoder.similarity_map(read_query(match.path, index.encoder)[0], vector)
+    result = overlay(image, regions, index.encoder.box(*image.size))
+    result.thumbnail((THUMBNAIL, THUMBNAIL))
+    return result
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    return _read_thumbnail(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=256)
+def _read_thumbnail(path: Path, mtime_ns: int) -> Image.Image:
+    image = read_image(path, channels=3)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _blank() -> Image.Image:
+    return Image.new("RGB", (4, 4), "white")
+
+
+def _caption(index: ImageIndex, match: Match) -> str:
+    label = f" · {match.label}" if match.label is not None else ""
+    return f"{match.distance:.3f}{label}\n{_name(index, match)}"
+
+
+def _name(index: ImageIndex, match: Match) -> Path:
+    """Where a match is, as it may be told to a client: relative to the folder."""
+    return match.path.relative_to(index.folder)
+
+
+def _labels(index: ImageIndex) -> list[str]:
+    return sorted({record.label for record in index.store.records().values() if record.label is not None})
+
+
+def _path(image: Upload) -> Path:
+    """Where Gradio has stored an upload; a client could name any other file.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = None if image is None else image.get("path")
+    if not path:
+        raise UserError("give an image")
+    stored = Path(path).resolve()
+    if not stored.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise UserError("not an uploaded image")
+    return stored
+
+
+def _paths(*images: Upload) -> list[Path]:
+    return [_path(image) for image in images if image is not None]
+
+
+def _sentence(error: UserError) -> str:
+    """An error without the folder that uploads are stored in."""
+    return re.sub(r"\S*/([^/\s]+: )", r"\1", str(error))[:MOST_CHARACTERS]
+
+
+def _recognise_tab(recogniser: Recogniser) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            paper = Image.new("RGB", (PAPER, PAPER), "white")
+            canvas = gr.Sketchpad(
+                paper,  # with a ground, the brush is at hand at once
+                canvas_size=(PAPER, PAPER),
+                fixed_canvas=True,
+                height=420,
+                layers=False,
+                transforms=(),
+                sources=(),  # or else it waits for an upload, not for a stroke
+                brush=gr.Brush(default_size=PAPER // 28, colors=["#000000"], color_mode="fixed"),
+                label="Draw a digit",
+                elem_id="canvas",
+            )
+            upload = gr.Image(
+                sources=["upload", "clipboard"], label="Or choose a picture of one", height=180, elem_id="upload"
+            )
+        with gr.Column(scale=1, min_width=280):
+            probabilities = gr.Label(num_top_classes=10, label="Class probabilities", elem_id="probabilities")
+            seen = gr.Image(
+                label="What the network saw", interactive=False, height=180, buttons=[], format="png", elem_id="seen"
+            )
+        with gr.Column(scale=1, min_width=280):
+            similar = gr.Gallery(
+                label="Most similar training images",
+                columns=2,
+                height="auto",
+                object_fit="contain",
+                format="png",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="similar",
+            )
+            note = gr.Textbox(label="Note", interactive=False, elem_id="note", visible=False)
+
+    def look(image: Upload) -> tuple[Any, ...]:
+        try:
+            result = None if image is None else recogniser.recognise(read_image(_path(image), channels=3))
+        except UserError as error:
+            return None, None, [], gr.Textbox(_sentence(error), visible=True)
+        told = gr.Textbox(recogniser.note, visible=bool(recogniser.note))
+        if result is None:
+            return None, None, [], told
+        images = [(_enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
+        return result.probabilities, _enlarged(result.seen), images, told
+
+    def look_at_drawing(drawing: dict[str, Upload] | None) -> tuple[Any, ...]:
+        return look(drawing and drawing["composite"])
+
+    outputs = [probabilities, seen, similar, note]
+    run: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "concurrency_id": "recognise"}
+    listen = {**run, "api_visibility": "private"}
+    canvas.input(look_at_drawing, canvas, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
+    canvas.clear(lambda: (paper, None, None, []), None, [canvas, *outputs[:3]], **listen)
+    upload.change(look, upload, outputs, **listen)
+
+    def answer(image: Upload) -> dict[str, Any]:
+        try:
+            result = recogniser.recognise(read_image(_path(image), channels=3))
+        except UserError as error:
+            raise gr.Error(_sentence(error)) from error
+        if result is None:
+            raise gr.Error("there is nothing on the image")
+        return {"label": result.best, "probabilities": result.probabilities}
+
+    gr.Button(visible=False).click(
+        answer,
+        upload,
+        gr.JSON(visible=False),
+        api_name="recognise",
+        api_description="The class of an image, and the probability of each class.",
+        **run,
+    )
+
+
+def _enlarged(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """(C, S, S), uint8 -> a picture whose pixels can be seen."""
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    factor = -(-DIGIT // image.width)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def find_samples(folder: Path, limit: int = SAMPLES) -> list[Path]:
+    """Query images to choose from: the first of a folder; none if there is no such folder."""
+    return find_images(folder)[:limit] if folder.is_dir() else []

@@ -1,0 +1,143 @@
+"""Recognise an image by a trained classifier, and find the training images that it resembles."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from datamodules.base import ImageDataset
+from datamodules.errors import UserError
+from datamodules.images import to_pixels
+from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.export import load_data
+from retrieval.drawing import DrawingStyle
+from retrieval.search import Vectors, nearest
+
+BATCH = 256
+MNIST_STYLE = (20 / 28, True)  # extent and centring, where the training images can't be looked at
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """A training image that the classifier sees as similar.
+
+    Attributes:
+        pixels: (C, S, S), uint8.
+        label: Its class.
+        distance: Euclidean distance of the features of length 1, in [0, 2].
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a classifier says of an image.
+
+    Attributes:
+        probabilities: Of each class, in [0, 1].
+        seen: (C, S, S), uint8: the pixels that it was given.
+        similar: Training images, the closest first; none as long as they aren't known.
+    """
+
+    probabilities: dict[str, float]
+    seen: npt.NDArray[np.uint8]
+    similar: list[Resemblance]
+
+    @property
+    def best(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+class Recogniser:
+    """A classifier with the images that it was trained on, which are looked through in the background.
+
+    Args:
+        path: Its checkpoint, or the folder that it was exported to, which doesn't know its training images.
+
+    Attributes:
+        note: Why there are no similar images; empty once there are.
+        train_set: The images that it was trained on; None as long as they aren't known.
+
+    Raises:
+        UserError: The classifier can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._model = load_export(path) if path.is_dir() else load_classifier(path)
+        self._model.use_memory_format(torch.device("cpu"))
+        self._model.eval().requires_grad_(False)
+        self._style: DrawingStyle | None = DrawingStyle(self._model.image_size, True, *MNIST_STYLE)
+        self._features: Vectors | None = None
+        self.train_set: ImageDataset | None = None
+        self._learning = Thread(target=self._learn_images, args=[path.absolute().parent.parent], daemon=True)
+        if path.is_dir():
+            self.note = "An exported classifier doesn't know its training images: a checkpoint shows similar ones."
+            return
+        self.note = "The training images are being looked through; similar ones will be shown soon."
+        self._learning.start()
+
+    def wait(self) -> None:
+        """Wait until the training images are known, if they can be."""
+        if self._learning.is_alive():
+            self._learning.join()
+
+    def _learn_images(self, run: Path) -> None:
+        try:
+            data = load_data(run)
+        except (UserError, OSError) as error:
+            self.note = f"The training images aren't there, so no similar ones can be shown: {error}"
+            return
+        images = data.train_set
+        assert images is not None
+        self._style = DrawingStyle.of(images.collection.pixels)
+        parts = [
+            self._encode(images.__getitems__(range(start, min(start + BATCH, len(images)))).images)
+            for start in range(0, len(images), BATCH)
+        ]
+        self.train_set, self._features, self.note = images, np.concatenate(parts), ""
+
+    @torch.inference_mode()
+    def _encode(self, pixels: torch.Tensor) -> Vectors:
+        vectors: Vectors = F.normalize(self._model.forward_features(pixels).float(), dim=1).numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def recognise(self, image: Image.Image, k: int = 4) -> Recognition | None:
+        """Classify an image; a digit is first inverted, scaled and centred as those of the training images are.
+
+        Args:
+            image: Of any size and colours, upright.
+            k: How many similar training images to give.
+
+        Returns:
+            None if there is nothing on the image.
+        """
+        brought = image if self._style is None else self._style.apply(image)
+        if brought is None:
+            return None
+        seen = to_pixels(brought.convert("L" if self._model.in_channels == 1 else "RGB"), self._model.image_size)
+        pixels = torch.from_numpy(seen[None].copy())
+        probabilities = self._model.probabilities(pixels)[0].tolist()
+        named = dict(zip(self._model.class_names, probabilities, strict=True))
+        return Recognition(named, seen, self._similar(self._encode(pixels), k))
+
+    def _similar(self, vector: Vectors, k: int) -> list[Resemblance]:
+        features, images = self._features, self.train_set
+        if features is None or images is None:
+            return []
+        ((rows, distances),) = nearest(features, vector, k)
+        batch = images.__getitems__(rows.tolist())
+        names = [self._model.class_names[label] for label in batch.labels.tolist()]
+        return [
+            Resemblance(pixels, name, distance)
+            for pixels, name, distance in zip(batch.images.numpy(), names, distances.tolist(), strict=True)
+        ]

@@ -1,0 +1,206 @@
+"""Serve the page to whom it is meant for."""
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import gradio as gr
+from gradio.exceptions import ServerFailedToStartError
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from PIL import Image
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datamodules.errors import UserError, reason
+from retrieval.page import CSS, THEME
+
+MOST_BYTES = 20 << 20  # of a request
+MOST_PIXELS = 50_000_000  # of an image
+MOST_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+)
+
+
+class Guard:
+    """Refuses what no page of ours asks for, before Gradio sees it.
+
+    Requests of other sites (by ``Host``, which a rebound name gives away, and by ``Origin``), too many of one address,
+    too large ones, and addresses where a file should be. Answers carry a content security policy, under which the
+    browser loads nothing from elsewhere.
+
+    Args:
+        app: What is guarded.
+        hosts: Names that it may be asked under; empty allows all.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return  # Gradio needs no web socket
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = await self._refusal(scope, headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        if "/component_server" in scope["path"]:  # the sketchpad's drafts, which Gradio would keep for ever
+            await PlainTextResponse("null", media_type="application/json")(scope, receive, send)
+            return
+        if scope["method"] == "POST" and not _is_upload(headers):
+            body = await _read(receive)
+            if len(body) > MOST_BYTES or not (scope["path"].rstrip("/").endswith("/login") or _harmless(body)):
+                await PlainTextResponse("not a request of this page", 400)(scope, receive, send)
+                return
+            receive = _replay(body, receive)
+        await self._app(scope, receive, _with_policy(send))
+
+    async def _refusal(self, scope: Scope, headers: MutableMapping[str, str]) -> PlainTextResponse | None:
+        host = headers.get("host", "")
+        if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+            return PlainTextResponse("unknown host", 421)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("requests of other sites are refused", 403)
+        if "://" in unquote(scope["path"]) or ":/" in scope["path"].partition("=")[2]:
+            return PlainTextResponse("addresses are not fetched", 403)
+        if _is_upload(headers) and "content-length" not in headers:
+            return PlainTextResponse("say how long it is", 411)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            return PlainTextResponse(f"no more than {MOST_BYTES >> 20} MiB", 413)
+        client = scope["client"][0] if scope["client"] else ""
+        if scope["method"] == "POST" and not await self._limiter.hit(MOST_REQUESTS, client):
+            return PlainTextResponse("too many requests: wait a moment", 429)
+        return None
+
+
+def _is_upload(headers: MutableMapping[str, str]) -> bool:
+    return headers.get("content-type", "").startswith("multipart/")
+
+
+async def _read(receive: Receive) -> bytes:
+    """The body of a request, as far as it is not too large."""
+    body = b""
+    while len(body) <= MOST_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return body
+
+
+def _harmless(body: bytes) -> bool:
+    """Whether a request is JSON, of a sane depth, whose files are none elsewhere."""
+    try:
+        waiting = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path:
+                return False
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return True
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    first = True
+
+    async def again() -> Message:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _with_policy(send: Send) -> Callable[[Message], Awaitable[None]]:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            extra = {
+                b"content-security-policy": POLICY.encode(),
+                b"x-content-type-options": b"nosniff",
+                b"referrer-policy": b"no-referrer",
+            }
+            message["headers"] = [*message.get("headers", []), *extra.items()]
+        await send(message)
+
+    return sent
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_users(path: Path) -> list[tuple[str, str]]:
+    """The users of a file with a line ``USER:PASSWORD`` for each.
+
+    Raises:
+        UserError: It can't be read, or a line is none.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {reason(error) if isinstance(error, OSError) else 'not a text file'}") from error
+    users = [(user, password) for user, _, password in (line.partition(":") for line in lines)]
+    if not users or not all(user and password for user, password in users):
+        raise UserError(f"{path}: expected a line USER:PASSWORD for each user")
+    return users
+
+
+def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | None) -> str:
+    """Start serving; returns the page's address at once.
+
+    Raises:
+        UserError: The port or host can't be had.
+    """
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many, and warns in between
+    hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
+    page.queue(max_size=1000)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            auth=users,
+            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
+            max_file_size=MOST_BYTES,
+            theme=THEME,
+            css=CSS,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            share=False,
+            ssr_mode=False,
+            show_error=True,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+        )
+    except (OSError, ServerFailedToStartError) as error:
+        raise UserError(f"can't serve on {host}:{port}: the port is taken, or the host isn't this machine's") from error
+    return str(address)
