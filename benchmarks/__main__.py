@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import data_path, finetuning, searching, startup, training
+from benchmarks import data_path, finetuning, searching, serving, startup, training
 from benchmarks.harness import Options, as_json, machine
 
 BENCHES = {
@@ -15,6 +15,7 @@ BENCHES = {
     "data": data_path.run,
     "retrieval": searching.run,
     "startup": startup.run,
+    "page": serving.run,
 }
 
 

@@ -21,7 +21,7 @@ def run(options: Options) -> list[Measurement]:
         return [*_queries(options, scratch), *_indexing(options, scratch), *_latency(options)]
 
 
-def _weights(name: str, scratch: Path) -> str:
+def untrained_weights(name: str, scratch: Path) -> str:
     """Weights that have learnt nothing: only time counts."""
     import torch
     from torchvision.models import get_model
@@ -38,7 +38,7 @@ def _queries(options: Options, scratch: Path) -> list[Measurement]:
     name = "resnet18" if options.smoke else "resnet50"
     folder = photo_folder(options, scratch, 4 if options.smoke else 43)
     query = str(sorted(folder.glob("*.jpg"))[0])
-    encoder = ["--encoder", name, "--weights", _weights(name, scratch)]
+    encoder = ["--encoder", name, "--weights", untrained_weights(name, scratch)]
     with contextlib.redirect_stdout(sys.stderr):
         main(["index", str(folder), *encoder])
 
@@ -78,7 +78,7 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
         place = scratch / name
         place.mkdir()
         folder = photo_folder(options, place, count)
-        encoder = ResNetEncoder(name, _weights(name, scratch))
+        encoder = ResNetEncoder(name, untrained_weights(name, scratch))
         paths = find_images(folder)
         prepared = [encoder.prepare(read_image(path, 3)) for path in paths]
         encoder.encode(prepared[: encoder.batch_size])

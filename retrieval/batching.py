@@ -22,7 +22,9 @@ class BatchingEncoder(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.identity, self.source, self.channels = encoder.identity, encoder.source, encoder.channels
-        self.device, self.batch_size = encoder.device, encoder.batch_size
+        self.device = encoder.device
+        # Small enough that some wait for their turn while others are answered: the network is never idle then.
+        self.batch_size = max(encoder.batch_size // 8, 1)
         self._waiting: SimpleQueue[tuple[Pixels, Future[Vectors]]] = SimpleQueue()
         Thread(target=self._serve, name="encoder", daemon=True).start()
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,6 +273,8 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    # Read when torch is imported: its threads don't spin while they wait, since the server needs the cores as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import gradio  # noqa: F401
         import limits  # noqa: F401
@@ -296,7 +299,8 @@ def _serve(options: argparse.Namespace) -> None:
         shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
         page = build_page(shared, recogniser, samples)
-        address = serve(page, options.host, options.port, users)
+        show = is_loopback(options.host) and sys.stdout.isatty()
+        address = serve(page, options.host, options.port, users, show)
         print(f"serving {options.folder} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 

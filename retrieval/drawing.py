@@ -10,7 +10,7 @@ from PIL import Image
 Ink = npt.NDArray[np.float32]
 
 FAINT = 0.25  # ink below this share of the darkest is the edge of a stroke, or grain
-UNEVEN = 40.0  # standard deviation of the border's grey levels, of which digits that touch it give some
+UNEVEN = 8.0  # grey levels by which the border departs from the ground
 SAMPLE = 1000  # images that a style is measured on
 
 
@@ -44,7 +44,8 @@ class DrawingStyle:
             None if the images have no even ground: they are photographs, not digits.
         """
         sample = pixels[:: -(-len(pixels) // SAMPLE)].mean(axis=1)
-        if np.median([_border(image).std() for image in sample]) > UNEVEN:
+        # The median is not moved by digits that touch the border.
+        if np.median([np.median(np.abs(_border(image) - _ground(image))) for image in sample]) > UNEVEN:
             return None
         size = sample.shape[-1]
         grounds = np.array([_ground(image) for image in sample])

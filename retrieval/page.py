@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: nothing is to be told to anybody
+# Read when gradio is imported: nothing is to be told to anybody, nor are statistics to be made after each request.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
 
 import gradio as gr
 import numpy as np
@@ -140,9 +142,14 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     listen = {**run, "api_visibility": "private"}
     query.change(search_one, [query, *settings], outputs, **listen)
     several.change(search_several, [several, *settings], outputs, **listen)
-    for setting in settings:
-        changed: Any = setting.release if isinstance(setting, gr.Slider) else getattr(setting, "input")  # noqa: B009
-        changed(search_either, [query, several, *settings], outputs, **listen)
+    gr.on(
+        [k.input, label.input, threshold.input, explain.input],
+        search_either,
+        [query, several, *settings],
+        outputs,
+        trigger_mode="always_last",  # a slider that is drawn moves many times
+        **listen,
+    )
     shown.select(search_with_match, found, query, **listen)
 
     def answer(image: Upload, count: float, wanted: str, largest: float) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import gradio as gr
 from gradio.exceptions import ServerFailedToStartError
@@ -69,10 +69,10 @@ class Guard:
 
     async def _refusal(self, scope: Scope, headers: MutableMapping[str, str]) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+        if self._hosts and _split(f"//{host}").hostname not in self._hosts:
             return PlainTextResponse("unknown host", 421)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             return PlainTextResponse("requests of other sites are refused", 403)
         if "://" in unquote(scope["path"]) or ":/" in scope["path"].partition("=")[2]:
             return PlainTextResponse("addresses are not fetched", 403)
@@ -85,6 +85,13 @@ class Guard:
         if scope["method"] == "POST" and not await self._limiter.hit(MOST_REQUESTS, client):
             return PlainTextResponse("too many requests: wait a moment", 429)
         return None
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_upload(headers: MutableMapping[str, str]) -> bool:
@@ -171,8 +178,18 @@ def read_users(path: Path) -> list[tuple[str, str]]:
     return users
 
 
-def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | None) -> str:
-    """Start serving; returns the page's address at once.
+def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | None, show: bool = False) -> str:
+    """Start serving, in the background.
+
+    Args:
+        page: What to serve.
+        host: Name or address of this machine that it can be reached under.
+        port: And its port.
+        users: Names and passwords of those who may use it; None lets everybody.
+        show: Open it in the browser.
+
+    Returns:
+        Its address.
 
     Raises:
         UserError: The port or host can't be had.
@@ -198,7 +215,7 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             ssr_mode=False,
             show_error=True,
             quiet=True,
-            inbrowser=False,
+            inbrowser=show,
             prevent_thread_lock=True,
         )
     except (OSError, ServerFailedToStartError) as error:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 # Small networks on two cores only lose by handing work to a second thread, and CI runs several processes at once.
@@ -14,6 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+# The page's tests need packages that the others do without: `uv run --group browser pytest -m browser`.
+collect_ignore = [] if find_spec("gradio") and find_spec("playwright") else ["browser"]
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"

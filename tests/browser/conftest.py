@@ -1,0 +1,90 @@
+"""A collection, a classifier, and the page over both, being served."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from lightning_modules.cli import main
+from retrieval.batching import BatchingEncoder
+from retrieval.encoder import ResNetEncoder
+from retrieval.index import ImageIndex
+from retrieval.page import build_page, find_samples
+from retrieval.recognition import Recogniser
+from retrieval.server import serve
+from tests.conftest import draw_photo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+KINDS = ("sky", "grass", "sand")
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """Twelve photographs in three class folders, and three query images beside them."""
+    home = tmp_path_factory.mktemp("collection")
+    for kind, name in enumerate(KINDS):
+        (home / "photos" / name).mkdir(parents=True)
+        for seed in range(4):
+            draw_photo(kind, seed).save(home / "photos" / name / f"{seed}.jpg", quality=95)
+    (home / "query_images").mkdir()
+    for kind, name in enumerate(KINDS):
+        draw_photo(kind, 30).save(home / "query_images" / f"{name}_30.jpg", quality=95)
+    (home / "secret.txt").write_text("nobody's business")
+    return home
+
+
+def train(home: Path, *options: str) -> Path:
+    """Train a network for a few seconds; returns its checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        assert main(["fit", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *options]) == 0
+    return home / "runs" / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that has seen the embedded digits once."""
+    return train(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def index(collection, resnet_weights):
+    index = ImageIndex.open(collection / "photos", ResNetEncoder("resnet18", resnet_weights))
+    index.update()
+    return index
+
+
+@pytest.fixture(scope="module")
+def recogniser(checkpoint):
+    recogniser = Recogniser(checkpoint)
+    recogniser.wait()
+    return recogniser
+
+
+@pytest.fixture(scope="module")
+def address(collection, index, recogniser):
+    """The page, being served."""
+    shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
+    page = build_page(shared, recogniser, find_samples(collection / "query_images"))
+    yield serve(page, "127.0.0.1", free_port(), None).rstrip("/")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.fail("no Chromium here: `apt-get install chromium` or its like")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu-vsync"])
+        yield browser
+        browser.close()

@@ -1,0 +1,233 @@
+"""The page in a real browser, as people use it."""
+
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page
+
+from tests.browser.conftest import train
+from tests.browser.strokes import STROKES
+from tests.conftest import SHARED
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that has learnt MNIST a little, or the embedded digits where MNIST isn't here."""
+    mnist = ["--data", "MNISTDataModule", "--data.root", str(SHARED / "data"), "--data.val_fraction", "0.02"]
+    mnist += ["--trainer.limit_train_batches", "250"]
+    return train(tmp_path_factory.mktemp("training"), *(mnist if SHARED.is_dir() else []))
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page as it opens; nothing that it does may reach another machine, or fail in the browser."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    requested, failed = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#query")
+    yield page
+    page.close()
+    assert failed == []
+    elsewhere = [url for url in requested if not url.startswith((address, "data:", "blob:"))]
+    assert requested
+    assert elsewhere == []
+
+
+def upload(page: Page, *paths: Path, into: str = "query") -> None:
+    page.set_input_files(f"#{into} input[type=file]", [str(path) for path in paths])
+
+
+def wait_for_status(page: Page, text: str) -> None:
+    page.wait_for_function(
+        "text => document.querySelector('#status textarea, #status input').value.includes(text)", arg=text
+    )
+
+
+def captions(page: Page) -> list[str]:
+    return [text.strip() for text in page.locator("#matches .caption-label").all_inner_texts()]
+
+
+def test_an_uploaded_image_finds_its_like(page, collection, index):
+    query = collection / "query_images" / "grass_30.jpg"
+    upload(page, query)
+    wait_for_status(page, "4 matches for grass_30.jpg")
+    expected = [f"{m.distance:.3f} · {m.label}\n{m.path.relative_to(index.folder)}" for m in index.search(query)]
+    assert captions(page) == expected
+    shown = page.locator("#matches img")
+    shown.nth(3).wait_for()
+    assert all(shown.nth(number).evaluate("image => image.naturalWidth > 0") for number in range(4))
+
+
+def test_a_sample_is_chosen_by_a_click(page):
+    page.locator("#samples .thumbnail-lg").first.click()
+    wait_for_status(page, "4 matches for grass_30.jpg")  # in natural order
+
+
+def test_a_click_on_a_match_searches_with_it(page, collection):
+    upload(page, collection / "query_images" / "sky_30.jpg")
+    wait_for_status(page, "4 matches for sky_30.jpg")
+    chosen = captions(page)[1].splitlines()[-1]
+    page.locator("#matches .thumbnail-lg").nth(1).click()
+    wait_for_status(page, f"4 matches for {Path(chosen).name}")
+    assert chosen not in "".join(captions(page))  # byte-identical copies of the query are left out
+
+
+def test_number_label_distance_and_explanation_are_settings(page, collection):
+    upload(page, collection / "query_images" / "sky_30.jpg")
+    wait_for_status(page, "4 matches")
+    plain = page.locator("#matches img").first.get_attribute("src")
+    page.get_by_label("Show which regions are similar").check()
+    page.wait_for_function("before => document.querySelector('#matches img').getAttribute('src') !== before", arg=plain)
+    page.locator("#k input[type=number]").fill("2")
+    page.locator("#k input[type=number]").press("Tab")
+    wait_for_status(page, "2 matches")
+    page.get_by_label("Label", exact=True).click()
+    page.get_by_role("option", name="sand").click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#matches .caption-label')].every(one => one.innerText.includes('sand'))"
+    )
+    page.locator("#threshold input[type=number]").fill("0")
+    page.locator("#threshold input[type=number]").press("Tab")
+    wait_for_status(page, "No match")
+
+
+def test_several_queries_are_rows(page, collection):
+    queries = sorted((collection / "query_images").iterdir())
+    upload(page, *queries, into="several")
+    wait_for_status(page, "3 queries, one a row")
+    shown = captions(page)
+    assert len(shown) == 3 * 5
+    assert [shown[row * 5] for row in range(3)] == [f"Query\n{path.name}" for path in queries]
+
+
+def test_a_broken_image_gets_a_sentence_and_the_page_goes_on(page, collection, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((collection / "query_images" / "sky_30.jpg").read_bytes()[:500])
+    upload(page, broken)
+    wait_for_status(page, "broken.jpg: ")
+    assert "/" not in page.locator("#status textarea, #status input").input_value().partition(":")[0]
+    page.get_by_label("Remove Image").click()
+    upload(page, collection / "query_images" / "sky_30.jpg")
+    wait_for_status(page, "4 matches for sky_30.jpg")
+
+
+def draw(page: Page, digit: int) -> None:
+    canvas = page.locator("#canvas canvas").first
+    box = canvas.bounding_box()
+    side = 0.8 * min(box["width"], box["height"])
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    for stroke in STROKES[digit]:
+        points = [(left + across * side, top + down * side) for across, down in stroke]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*point)
+        page.mouse.up()
+
+
+def clear(page: Page) -> None:
+    """Clear the canvas, and wait until the server has sent new paper."""
+    with page.expect_response(lambda response: "/file=" in response.url and "image" in response.url):
+        page.get_by_label("Clear canvas").click()
+    page.get_by_text("select the draw tool").wait_for(state="hidden")
+    page.wait_for_timeout(1000)
+
+
+def recognised(page: Page) -> str | None:
+    """What the page says once it says the same for a while: it goes on recognising while one draws."""
+    said = [None]
+    for _ in range(60):
+        page.wait_for_timeout(250)
+        heading = page.locator("#probabilities [data-testid=label-output-value]")
+        said.append(heading.inner_text().strip() if heading.count() else None)
+        if len(said) > 6 and said[-1] is not None and len(set(said[-5:])) == 1:
+            break
+    return said[-1]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="MNIST is not here")
+def test_drawn_digits_are_recognised(page):
+    page.get_by_role("tab", name="Recognise").click()
+    page.locator("#canvas canvas").first.wait_for()
+    page.wait_for_timeout(1000)
+    answers = []
+    for digit in STROKES:
+        draw(page, digit)
+        answers.append(recognised(page))
+        if digit == 2:
+            page.locator("#seen img").first.wait_for()
+            page.locator("#similar img").nth(3).wait_for()
+            assert len(page.locator("#probabilities .confidence-set").all()) == 10
+        clear(page)
+    right = [answer == str(digit) for digit, answer in zip(STROKES, answers, strict=True)]
+    assert sum(right) >= 9, answers
+
+
+def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(page, recogniser, tmp_path):
+    digit, broken = tmp_path / "seven.png", tmp_path / "broken.png"
+    pixels = recogniser.train_set[0].images[0].numpy()
+    Image.fromarray(255 - pixels[0]).resize((90, 90)).save(digit)  # dark on light, as on paper
+    broken.write_bytes(digit.read_bytes()[:60])
+    page.get_by_role("tab", name="Recognise").click()
+    upload(page, broken, into="upload")
+    page.wait_for_function("() => document.querySelector('#note textarea, #note input')?.value.includes('broken.png')")
+    page.locator("#upload").get_by_label("Remove Image").click()
+    upload(page, digit, into="upload")
+    page.locator("#similar img").first.wait_for()
+    assert recognised(page) == recogniser.recognise(Image.open(digit)).best
+
+
+def test_a_phone_shows_all_of_it(browser, address, collection):
+    phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = phone.new_page()
+    page.goto(address)
+    page.wait_for_selector("#query")
+    upload(page, collection / "query_images" / "sky_30.jpg")
+    wait_for_status(page, "4 matches")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    boxes = [page.locator("#matches img").nth(number).bounding_box() for number in range(4)]
+    assert all(100 < box["width"] < 390 for box in boxes)
+    page.get_by_role("tab", name="Recognise").tap()
+    page.locator("#canvas canvas").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    phone.close()
+
+
+def test_the_keyboard_is_enough(page, collection):
+    """Tab reaches the sample, Enter searches with it; arrows change a slider; Enter searches with a match."""
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#samples .thumbnail-lg') !== null"):
+            break
+    page.keyboard.press("Enter")
+    wait_for_status(page, "4 matches for grass_30.jpg")
+    page.locator("#k input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    wait_for_status(page, "5 matches")
+    first = captions(page)[0].splitlines()[-1]
+    page.locator("#matches .thumbnail-lg").first.focus()
+    page.keyboard.press("Enter")
+    wait_for_status(page, f"matches for {Path(first).name}")
+
+
+@pytest.mark.parametrize("tab", ["Search", "Recognise"])
+def test_a_screen_reader_finds_labels(page, collection, tab):
+    page.get_by_role("tab", name=tab).click()
+    if tab == "Search":
+        upload(page, collection / "query_images" / "sky_30.jpg")
+        wait_for_status(page, "4 matches")
+    violations = Axe().run(page).response["violations"]
+    grave = [
+        (found["id"], node["html"][:200])
+        for found in violations
+        if found["impact"] in ("serious", "critical")
+        for node in found["nodes"]
+        if not (found["id"] == "aria-prohibited-attr" and "empty" in node["html"])  # Gradio's, and harmless
+    ]
+    assert grave == []

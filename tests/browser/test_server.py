@@ -1,0 +1,306 @@
+"""The server and its API, also against whom they aren't meant for."""
+
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import chain
+from pathlib import Path
+from tempfile import gettempdir
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from retrieval import cli
+from retrieval.page import build_page
+from retrieval.server import MOST_BYTES, MOST_REQUESTS, read_users, serve
+from tests.browser.conftest import free_port
+from tests.conftest import draw_photo, start
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_same_functions_are_an_api(address, collection, index, recogniser, tmp_path):
+    client = Client(address, verbose=False)
+    query = collection / "query_images" / "sky_30.jpg"
+    found = client.predict(handle_file(str(query)), 3, "any label", 2, api_name="/search")
+    expected = index.search(query, k=3)
+    assert [one["file"] for one in found] == [str(match.path.relative_to(index.folder)) for match in expected]
+    assert [one["distance"] for one in found] == pytest.approx([match.distance for match in expected], abs=1e-5)
+    digit = tmp_path / "digit.png"
+    Image.fromarray(recogniser.train_set[0].images[0, 0].numpy()).save(digit)
+    said = client.predict(handle_file(str(digit)), api_name="/recognise")
+    assert said["label"] == recogniser.recognise(Image.open(digit)).best
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/search", "/recognise"}
+    client.close()
+
+
+def call(address: str, name: str, data: list) -> httpx.Response:
+    """What the API answers: as ``curl`` would ask it."""
+    asked = httpx.post(f"{address}/gradio_api/call/{name}", json={"data": data})
+    if asked.status_code != 200:
+        return asked
+    return httpx.get(f"{address}/gradio_api/call/{name}/{asked.json()['event_id']}", timeout=60)
+
+
+def store(address: str, path: Path) -> dict:
+    """Upload a file; returns what stands for it in a request."""
+    with path.open("rb") as file:
+        (stored,) = httpx.post(f"{address}/gradio_api/upload", files={"files": file}, timeout=60).json()
+    return {"path": stored, "meta": {"_type": "gradio.FileData"}}
+
+
+def assert_serving(address: str, collection: Path) -> None:
+    while httpx.post(f"{address}/gradio_api/reset", json={}).status_code == 429:
+        time.sleep(1)  # a test has just asked too much
+    query = store(address, collection / "query_images" / "sky_30.jpg")
+    assert "sky" in call(address, "search", [query, 4, "any label", 2]).text
+
+
+@pytest.mark.parametrize("path", ["secret.txt", "photos/sky/0.jpg", "photos/.digitdoodle.sqlite"])
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_no_path_of_a_client_is_opened(address, collection, path, meta):
+    file = collection / path
+    for name in (str(file), os.path.relpath(file), f"{uploads()}/../{file}", file.as_uri()):
+        answer = call(address, "search", [{"path": name, **meta}, 4, "any label", 2])
+        assert answer.status_code == 400 or "event: error" in answer.text
+        assert "nobody" not in answer.text
+        for route in ("file=", "file/", "proxy="):
+            got = httpx.get(f"{address}/gradio_api/{route}{name}")
+            assert got.status_code in (400, 403, 404, 421), (route, name)
+    assert_serving(address, collection)
+
+
+def uploads() -> str:
+    """The folder that uploads are stored in: a path below it must not lead out of it."""
+    return str(Path(gettempdir()) / "gradio")
+
+
+def test_addresses_are_not_fetched(address, collection):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    elsewhere = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{elsewhere.server_port}/image.png"
+    for file in ({"path": url, "meta": {"_type": "gradio.FileData"}}, {"path": url}, {"url": url}):
+        answer = call(address, "search", [file, 4, "any label", 2])
+        assert answer.status_code == 400 or "event: error" in answer.text
+    for route in ("file=", "proxy="):
+        assert httpx.get(f"{address}/gradio_api/{route}{url}").status_code == 403
+    elsewhere.shutdown()
+    assert asked == []
+    assert_serving(address, collection)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "elsewhere.example"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "[::1"}, 421),
+    ],
+)
+def test_requests_of_other_sites_are_refused(address, headers, status):
+    for ask in (httpx.get, httpx.post):
+        assert ask(f"{address}/gradio_api/info", headers=headers).status_code == status
+
+
+def test_what_is_too_large_is_refused(address, collection):
+    large = b"x" * (100 << 20)
+
+    def in_pieces():
+        for _ in range(100):
+            yield large[: 1 << 20]
+
+    url = f"{address}/gradio_api/upload"
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    for content, headers in (
+        (large, multipart),  # says how long it is
+        (chain([part], in_pieces()), multipart),  # doesn't
+        (in_pieces(), {"Content-Type": "application/json"}),
+    ):
+        with suppress(httpx.TransportError):  # the server may hang up
+            assert httpx.post(url, content=content, headers=headers, timeout=60).status_code in (400, 411, 413)
+    assert_serving(address, collection)
+
+
+def test_a_decompression_bomb_gets_a_sentence(address, collection, tmp_path):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    assert bomb.stat().st_size < MOST_BYTES
+    answer = call(address, "search", [store(address, bomb), 4, "any label", 2])
+    assert "event: error" in answer.text
+    assert "bomb.png: " in answer.text
+    assert gettempdir() not in answer.text
+    assert_serving(address, collection)
+
+
+def test_a_thousand_malformed_requests_leave_it_serving(address, collection):
+    generator = random.Random(7)
+    odd = [
+        None,
+        -1,
+        1e300,
+        "x" * 5000,
+        [],
+        [[]],
+        {},
+        {"path": None},
+        {"path": 5},
+        "../../etc/passwd",
+        True,
+        "\x00",
+        [1] * 99,
+    ]
+    paths = [
+        "upload",
+        "queue/join",
+        "queue/data",
+        "call/search",
+        "call/recognise",
+        "run/search",
+        "api/search",
+        "reset",
+        "component_server",
+        "heartbeat/x",
+        "stream/x",
+        "file=x",
+        "cancel",
+        "info",
+        "call/search/x",
+        "login",
+    ]
+    headers = [{}, {"Content-Type": "multipart/form-data"}, {"Content-Type": "application/json"}]
+    with httpx.Client(base_url=address, timeout=30) as client:
+        for _ in range(1000):
+            kind = generator.randrange(4)
+            if kind == 0:
+                content = generator.randbytes(generator.randrange(300))
+            elif kind == 1:
+                content = b"[" * generator.randrange(1, 100_000)
+            else:
+                data = [generator.choice(odd) for _ in range(generator.randrange(6))]
+                body = {"data": data, "fn_index": generator.choice([*odd, 0, 3]), "session_hash": generator.choice(odd)}
+                content = json.dumps(generator.choice([body, data, generator.choice(odd)])).encode()
+            path = generator.choice(["/gradio_api/", "/"]) + generator.choice(paths)
+            try:
+                with client.stream("POST", path, content=content, headers=generator.choice(headers)) as answer:
+                    assert answer.status_code < 600
+                    text = (
+                        next(answer.iter_text(), "")
+                        if "event-stream" not in answer.headers.get("content-type", "")
+                        else ""
+                    )
+            except httpx.TransportError:
+                continue
+            assert "Traceback" not in text
+            assert "nobody" not in text
+    assert_serving(address, collection)
+
+
+def test_more_requests_than_a_page_makes_are_held_off(collection, index):
+    page = build_page(index, None)
+    address = serve(page, "127.0.0.1", free_port(), None).rstrip("/")
+    with httpx.Client(base_url=address) as client:
+        answers = {client.post("/gradio_api/reset", json={}).status_code for _ in range(MOST_REQUESTS.amount + 1)}
+    assert 429 in answers
+    page.close()
+
+
+def test_many_clients_at_once_get_what_one_gets(address, collection, index):
+    paths = sorted((collection / "query_images").iterdir())
+    expected = {path: [str(m.path.relative_to(index.folder)) for m in index.search(path)] for path in paths}
+    answers, errors = [], []
+
+    def ask(number: int) -> None:
+        try:
+            client = Client(address, verbose=False)
+            for turn in range(5):
+                path = paths[(number + turn) % len(paths)]
+                found = client.predict(handle_file(str(path)), 4, "any label", 2, api_name="/search")
+                answers.append([one["file"] for one in found] == expected[path])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert answers == [True] * 40
+
+
+def test_an_update_by_another_process_is_found(address, collection, resnet_weights):
+    new = collection / "photos" / "sky" / "new.jpg"
+    draw_photo(0, 77).save(new, quality=95)
+    options = ["--encoder", "resnet18", "--weights", str(resnet_weights)]
+    process = start("index", str(collection / "photos"), *options, module="retrieval")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    query = store(address, collection / "query_images" / "sky_30.jpg")
+    assert "new.jpg" in call(address, "search", [query, 20, "sky", 2]).text
+
+
+def test_users_are_asked_for(collection, index, tmp_path):
+    users = tmp_path / "users.txt"
+    users.write_text("ada:engine\n")
+    page = build_page(index, None)
+    address = serve(page, "127.0.0.1", free_port(), read_users(users)).rstrip("/")
+    with httpx.Client(base_url=address) as client:
+        assert client.post("/gradio_api/call/search", json={"data": []}).status_code == 401
+        assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+        assert client.post("/login", data={"username": "ada", "password": "engine"}).status_code == 200
+        assert client.get("/config").json()["title"] == "DigitDoodle"
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: say who may use the page with --auth FILE"),
+        (["--host", "0.0.0.0", "--auth", "nowhere.txt"], "nowhere.txt: no such file or directory"),
+        (["--auth", "empty.txt"], "empty.txt: expected a line USER:PASSWORD for each user"),
+        (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: "),
+        (["--port", "taken"], "the port is taken"),
+    ],
+)
+def test_what_cannot_be_served_is_a_clear_error(args, message, collection, index, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        args = [port if arg == "taken" else arg for arg in args]
+        assert cli.main(["serve", str(collection / "photos"), *args]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_command_serves_until_ctrl_c(collection, index):
+    port = free_port()
+    process = start("serve", str(collection / "photos"), "--port", str(port), module="retrieval")
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}" in line
+    assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err

@@ -1,0 +1,91 @@
+"""A classifier recognises what is drawn, and shows what it resembles."""
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.errors import UserError
+from retrieval.batching import BatchingEncoder
+from retrieval.recognition import Recogniser
+from tests.conftest import draw_digit
+from tests.small_encoder import SmallEncoder
+
+
+def test_training_images_that_are_alike_are_shown(trained):
+    recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")
+    assert "looked through" in recogniser.note
+    recogniser.wait()
+    assert recogniser.note == ""
+    result = recogniser.recognise(Image.fromarray(recogniser.train_set[5].images[0, 0].numpy()))
+    assert list(result.probabilities) == ["0_digits", "1_digits", "2_digits"]
+    assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert result.probabilities[result.best] == max(result.probabilities.values())
+    assert result.seen.shape == result.similar[0].pixels.shape
+    distances = [one.distance for one in result.similar]
+    assert len(distances) == 4
+    assert distances == sorted(distances)
+    assert recogniser.recognise(Image.new("RGB", (99, 99), "white")) is None
+
+
+def test_images_that_have_gone_leave_recognition(trained, workplace):
+    shutil.rmtree(workplace / "digits")
+    recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")
+    recogniser.wait()
+    assert "no similar ones can be shown" in recogniser.note
+    result = recogniser.recognise(draw_digit(0, 99))
+    assert result.similar == []
+    assert set(result.probabilities) == {"0_digits", "1_digits", "2_digits"}
+
+
+def test_something_else_than_a_classifier_is_a_clear_error(workplace):
+    (workplace / "notes.ckpt").write_text("no network")
+    with pytest.raises(UserError, match=r"notes\.ckpt"):
+        Recogniser(workplace / "notes.ckpt")
+    with pytest.raises(UserError, match="no exported classifier"):
+        Recogniser(workplace)
+
+
+def test_threads_share_batches_and_get_their_own_vectors():
+    sizes = []
+
+    class Counting(SmallEncoder):
+        def encode(self, images):
+            sizes.append(len(images))
+            return super().encode(images)
+
+    images = [np.full((3, 8, 8), 10 * number, np.uint8) for number in range(24)]
+    for number, image in enumerate(images):
+        image[0, :4] = 255 - number
+    expected = SmallEncoder(batch_size=8).encode(images)
+    encoder = BatchingEncoder(Counting(batch_size=8, seconds=0.05))
+    assert encoder.box(4, 3) == (0, 0, 4, 3)
+    found = {}
+
+    def ask(number):
+        found[number] = encoder.encode([images[number]])[0]
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose(np.stack([found[number] for number in range(24)]), expected, atol=1e-6)
+    assert sum(sizes) == 24
+    assert max(sizes) > 1
+    assert len(sizes) < 24
+
+
+def test_an_error_reaches_those_who_asked_and_no_others():
+    class Failing(SmallEncoder):
+        def encode(self, images):
+            if any(image.max() == 255 for image in images):
+                raise UserError("no good")
+            return super().encode(images)
+
+    encoder = BatchingEncoder(Failing())
+    with pytest.raises(UserError, match="no good"):
+        encoder.encode([np.full((3, 8, 8), 255, np.uint8)])
+    assert encoder.encode([np.full((3, 8, 8), 9, np.uint8)]).shape == (1, 48)
