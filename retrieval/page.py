@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,12 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
     outputs = [status, shown, found]
     # Files come as Gradio has checked and stored them, not as it would decode them: that is ours to do.
-    run: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "concurrency_id": "search"}
-    listen = {**run, "api_visibility": "private"}
+    listen: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_limit": AT_ONCE,
+        "concurrency_id": "search",
+        "api_visibility": "private",
+    }
     query.change(search_one, [query, *settings], outputs, **listen)
     several.change(search_several, [several, *settings], outputs, **listen)
     gr.on(
@@ -156,7 +161,7 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
         try:
             matches = _search(index, _path(image), count, wanted, largest)
         except UserError as error:
-            raise gr.Error(_sentence(error)) from error
+            raise gr.Error(_sentence(error), print_exception=False) from error
         return [{"file": str(_name(index, m)), "distance": m.distance, "label": m.label} for m in matches]
 
     gr.Button(visible=False).click(
@@ -165,7 +170,8 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
         gr.JSON(visible=False),
         api_name="search",
         api_description="The images of the collection that are most similar to an image: file, distance, label.",
-        **run,
+        preprocess=False,
+        queue=False,  # one request, one answer
     )
 
 
@@ -173,13 +179,15 @@ def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData)
     """The file of an image in a gallery, where Gradio may serve it as the next query."""
     place = chosen.index
     if not isinstance(place, int) or not 0 <= place < len(paths):
-        raise gr.Error("That image isn't shown any more: search again.")
+        raise gr.Error("That image isn't shown any more: search again.", print_exception=False)
     return str(save_file_to_cache(paths[place], query.GRADIO_CACHE))
 
 
 def _search(index: ImageIndex, query: Path, k: float, label: str | None, threshold: float) -> list[Match]:
     if not isinstance(k, int | float) or not 1 <= k <= MOST_MATCHES:
         raise UserError(f"the number of matches must lie in 1 to {MOST_MATCHES}")
+    if not isinstance(threshold, int | float):
+        raise UserError("the largest distance must be a number")
     matches = index.search(query, int(k), label=None if label in (None, ANY) else label)
     return [match for match in matches if match.distance <= threshold]
 
@@ -333,8 +341,12 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         return look(drawing and drawing["composite"])
 
     outputs = [probabilities, seen, similar, note]
-    run: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "concurrency_id": "recognise"}
-    listen = {**run, "api_visibility": "private"}
+    listen: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_limit": AT_ONCE,
+        "concurrency_id": "recognise",
+        "api_visibility": "private",
+    }
     canvas.input(look_at_drawing, canvas, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
     canvas.clear(lambda: (paper, None, None, []), None, [canvas, *outputs[:3]], **listen)
     upload.change(look, upload, outputs, **listen)
@@ -343,9 +355,9 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         try:
             result = recogniser.recognise(read_image(_path(image), channels=3))
         except UserError as error:
-            raise gr.Error(_sentence(error)) from error
+            raise gr.Error(_sentence(error), print_exception=False) from error
         if result is None:
-            raise gr.Error("there is nothing on the image")
+            raise gr.Error("there is nothing on the image", print_exception=False)
         return {"label": result.best, "probabilities": result.probabilities}
 
     gr.Button(visible=False).click(
@@ -354,7 +366,8 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         gr.JSON(visible=False),
         api_name="recognise",
         api_description="The class of an image, and the probability of each class.",
-        **run,
+        preprocess=False,
+        queue=False,
     )
 
 
@@ -366,5 +379,12 @@ def _enlarged(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def find_samples(folder: Path, limit: int = SAMPLES) -> list[Path]:
-    """Query images to choose from: the first of a folder; none if there is no such folder."""
-    return find_images(folder)[:limit] if folder.is_dir() else []
+    """Query images to choose from: the first of a folder that can be read; none if there is no such folder."""
+    found: list[Path] = []
+    for path in find_images(folder) if folder.is_dir() else []:
+        with suppress(UserError):
+            _thumbnail(path)
+            found.append(path)
+        if len(found) == limit:
+            break
+    return found

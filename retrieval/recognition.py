@@ -93,8 +93,8 @@ class Recogniser:
     def _learn_images(self, run: Path) -> None:
         try:
             data = load_data(run)
-        except (UserError, OSError) as error:
-            self.note = f"The training images aren't there, so no similar ones can be shown: {error}"
+        except (UserError, OSError):
+            self.note = "No similar images: the training images aren't found from the folder that this was started in."
             return
         images = data.train_set
         assert images is not None

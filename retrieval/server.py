@@ -21,6 +21,8 @@ from retrieval.page import CSS, THEME
 
 MOST_BYTES = 20 << 20  # of a request
 MOST_PIXELS = 50_000_000  # of an image
+MOST_THREADS = 16  # requests that are worked on at the same time
+MOST_SESSIONS = 200  # pages that are remembered: each keeps some 40 kB
 MOST_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -204,6 +206,8 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             auth=users,
             app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
             max_file_size=MOST_BYTES,
+            max_threads=MOST_THREADS,
+            state_session_capacity=MOST_SESSIONS,
             theme=THEME,
             css=CSS,
             footer_links=[],

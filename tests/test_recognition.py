@@ -34,7 +34,7 @@ def test_images_that_have_gone_leave_recognition(trained, workplace):
     shutil.rmtree(workplace / "digits")
     recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")
     recogniser.wait()
-    assert "no similar ones can be shown" in recogniser.note
+    assert "training images aren't found" in recogniser.note
     result = recogniser.recognise(draw_digit(0, 99))
     assert result.similar == []
     assert set(result.probabilities) == {"0_digits", "1_digits", "2_digits"}

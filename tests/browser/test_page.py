@@ -45,7 +45,7 @@ def upload(page: Page, *paths: Path, into: str = "query") -> None:
 
 def wait_for_status(page: Page, text: str) -> None:
     page.wait_for_function(
-        "text => document.querySelector('#status textarea, #status input').value.includes(text)", arg=text
+        "text => document.querySelector('#status textarea, #status input')?.value.includes(text)", arg=text
     )
 
 
