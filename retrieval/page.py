@@ -38,6 +38,8 @@ MOST_CHARACTERS = 400  # of a message: no reader wants more
 CSS = """
 footer { display: none !important }
 .matches .caption-label, .matches .caption { white-space: pre-line }
+.grid-wrap { padding-top: 2.2rem !important } /* room for the label */
+#samples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important }
 .or, .min_value, .max_value { color: var(--body-text-color) !important }
 @media (max-width: 640px) { .matches .grid-container { grid-template-columns: repeat(2, 1fr) !important } }
 """
