@@ -58,8 +58,10 @@ class DrawingStyle:
             extents.append(max(box[2] - box[0], box[3] - box[1]) / size)
             box_centres.append(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
             mass_centres.append(_mass_centre(ink))
+        if not extents:
+            return cls(size, bool(np.median(grounds) < 128), 1.0, False)
         spread = [float(np.var(centres, axis=0).sum()) for centres in (box_centres, mass_centres)]
-        return cls(size, bool(np.median(grounds) < 128), float(np.median(extents or [1])), spread[1] < spread[0])
+        return cls(size, bool(np.median(grounds) < 128), float(np.median(extents)), spread[1] < spread[0])
 
     def apply(self, drawing: Image.Image) -> Image.Image | None:
         """Invert, scale and centre a drawing of any size and colours; None if there is nothing on it.

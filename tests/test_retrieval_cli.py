@@ -194,7 +194,7 @@ def failure_after_work(capsys, *args):
         (["index", "query_images/sky_30.jpg"], "sky_30.jpg: not a folder"),
         (["index", "empty"], "empty: no images in this folder (.bmp, .gif"),
         (["query", "sky_30.jpg", "--database", "missing"], "missing: no such folder"),
-        (["query", "no.jpg", "--database", "photos"], "no such image: no.jpg, query_images/no.jpg, "),
+        (["query", "no.jpg", "--database", "photos"], "no such image: no.jpg, query_images/no.jpg"),
         (["query", "sub/no.jpg", "--database", "photos"], "no such image: sub/no.jpg\n"),
         (["query", "text.jpg", "--database", "photos"], "text.jpg: cannot identify image file"),
         (["query", "zero.jpg", "--database", "photos"], "zero.jpg: empty file"),
