@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import gradio as gr
 from gradio.exceptions import ServerFailedToStartError
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from PIL import Image
@@ -40,11 +40,13 @@ class Guard:
     Args:
         app: What is guarded.
         hosts: Names that it may be asked under; empty allows all.
+        limit: POSTs that one address may make.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem = MOST_REQUESTS) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
+        self._limit = limit
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +86,7 @@ class Guard:
         if not length.isdecimal() or int(length) > MOST_BYTES:
             return PlainTextResponse(f"no more than {MOST_BYTES >> 20} MiB", 413)
         client = scope["client"][0] if scope["client"] else ""
-        if scope["method"] == "POST" and not await self._limiter.hit(MOST_REQUESTS, client):
+        if scope["method"] == "POST" and not await self._limiter.hit(self._limit, client):
             return PlainTextResponse("too many requests: wait a moment", 429)
         return None
 
