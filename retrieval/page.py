@@ -45,6 +45,16 @@ footer { display: none !important }
 """
 THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
 
+# Files come as Gradio has checked and stored them, not as it would decode them: that is ours to do.
+LISTEN: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "api_visibility": "private"}
+GALLERY: dict[str, Any] = {
+    "height": "auto",
+    "object_fit": "contain",
+    "allow_preview": False,
+    "interactive": False,
+    "buttons": [],
+}
+
 Thumbnails = list[tuple[Image.Image, str]]
 Upload = dict[str, Any] | None  # Gradio's FileData
 
@@ -83,12 +93,9 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
                     [(_thumbnail(path), "") for path in samples],
                     label="Samples: choose one to search with it",
                     columns=4,
-                    height="auto",
                     format="jpeg",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
                     elem_id="samples",
+                    **GALLERY,
                 )
 
                 def search_with_sample(chosen: gr.SelectData) -> str:
@@ -114,14 +121,10 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
             shown = gr.Gallery(
                 label="Matches: choose one to search with it",
                 columns=4,
-                height="auto",
-                object_fit="contain",
                 format="jpeg",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
                 elem_id="matches",
                 elem_classes="matches",
+                **GALLERY,
             )
     found = gr.State([])  # the path of each image in the gallery, which the client doesn't get to choose
     settings = [k, label, threshold, explain]
@@ -132,29 +135,20 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     def search_either(image: Upload, images: list[Upload] | None, *options: Any) -> tuple[str, Any, list[str]]:
         return _show(index, _paths(*images or []) or _paths(image), *options)
 
-    def search_several(images: list[Upload] | None, *options: Any) -> tuple[str, Any, list[str]]:
-        return _show(index, _paths(*images or []), *options)
-
     def search_with_match(chosen: gr.SelectData, paths: list[str]) -> str:
         return _chosen(query, paths, chosen)
 
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
     outputs = [status, shown, found]
-    # Files come as Gradio has checked and stored them, not as it would decode them: that is ours to do.
-    listen: dict[str, Any] = {
-        "preprocess": False,
-        "concurrency_limit": AT_ONCE,
-        "concurrency_id": "search",
-        "api_visibility": "private",
-    }
+    listen = {**LISTEN, "concurrency_id": "search"}
     query.change(search_one, [query, *settings], outputs, **listen)
-    several.change(search_several, [several, *settings], outputs, **listen)
+    several.change(search_either, [query, several, *settings], outputs, **listen)
     gr.on(
         [k.input, label.input, threshold.input, explain.input],
         search_either,
         [query, several, *settings],
         outputs,
-        trigger_mode="always_last",  # a slider that is drawn moves many times
+        trigger_mode="always_last",  # a slider that is dragged moves many times
         **listen,
     )
     shown.select(search_with_match, found, query, **listen)
@@ -207,7 +201,8 @@ def _show(
         try:
             matches = _search(index, query, k, label, threshold)
             row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
-            row += [(_picture(index, query, match, explain), _caption(index, match)) for match in matches]
+            pictures = _explained(index, query, matches) if explain else [_thumbnail(match.path) for match in matches]
+            row += [(picture, _caption(index, match)) for picture, match in zip(pictures, matches, strict=True)]
         except UserError as error:
             said.append(_sentence(error))
             continue
@@ -226,15 +221,16 @@ def _show(
     return "\n".join(said), gr.Gallery(shown, columns=columns), paths
 
 
-def _picture(index: ImageIndex, query: Path, match: Match, explain: bool) -> Image.Image:
-    if not explain:
-        return _thumbnail(match.path)
+def _explained(index: ImageIndex, query: Path, matches: Sequence[Match]) -> list[Image.Image]:
+    """Each match with the regions that make it similar to the query."""
     vector = index.encoder.encode([read_query(query, index.encoder)[0]])[0]
-    image = read_image(match.path, channels=3)
-    regions = index.encoder.similarity_map(read_query(match.path, index.encoder)[0], vector)
-    result = overlay(image, regions, index.encoder.box(*image.size))
-    result.thumbnail((THUMBNAIL, THUMBNAIL))
-    return result
+    pictures = []
+    for match in matches:
+        image = read_image(match.path, channels=3)
+        regions = index.encoder.similarity_map(read_query(match.path, index.encoder)[0], vector)
+        pictures.append(overlay(image, regions, index.encoder.box(*image.size)))
+        pictures[-1].thumbnail((THUMBNAIL, THUMBNAIL))
+    return pictures
 
 
 def _thumbnail(path: Path) -> Image.Image:
@@ -318,13 +314,9 @@ def _recognise_tab(recogniser: Recogniser) -> None:
             similar = gr.Gallery(
                 label="Most similar training images",
                 columns=2,
-                height="auto",
-                object_fit="contain",
                 format="png",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
                 elem_id="similar",
+                **GALLERY,
             )
             note = gr.Textbox(label="Note", interactive=False, elem_id="note", visible=False)
 
@@ -343,12 +335,7 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         return look(drawing and drawing["composite"])
 
     outputs = [probabilities, seen, similar, note]
-    listen: dict[str, Any] = {
-        "preprocess": False,
-        "concurrency_limit": AT_ONCE,
-        "concurrency_id": "recognise",
-        "api_visibility": "private",
-    }
+    listen = {**LISTEN, "concurrency_id": "recognise"}
     canvas.input(look_at_drawing, canvas, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
     canvas.clear(lambda: (paper, None, None, []), None, [canvas, *outputs[:3]], **listen)
     upload.change(look, upload, outputs, **listen)
