@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import data_path, finetuning, searching, serving, startup, training
+from benchmarks import data_path, finetuning, remote, searching, serving, startup, training
 from benchmarks.harness import Options, as_json, machine
 
 BENCHES = {
@@ -16,6 +16,7 @@ BENCHES = {
     "retrieval": searching.run,
     "startup": startup.run,
     "page": serving.run,
+    "remote": remote.run,
 }
 
 

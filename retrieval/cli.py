@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from datamodules.errors import UserError, exit_status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.figure import Figure
 
     from retrieval.index import ImageIndex, Update
+    from retrieval.team import Team
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 WORST = 5  # queries in the picture of `evaluate`
@@ -27,7 +30,12 @@ def main(args: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--index", metavar="FILE", help="where the index is kept (.digitdoodle.sqlite in the folder)")
+    common.add_argument(
+        "--index",
+        metavar="FILE|URL",
+        help="where the index is kept (.digitdoodle.sqlite in the folder): another file, or a collection of Milvus, "
+        "http://HOST:PORT/COLLECTION, with the token in the environment variable MILVUS_TOKEN",
+    )
     common.add_argument("--json", action="store_true", help="print JSON, one object a line")
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
     encoder.add_argument(
@@ -79,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="query with these images, in class folders or named CLASS_…, not with each image of the folder itself",
     )
+    evaluate.add_argument(
+        "--recall",
+        action="store_true",
+        help="instead, how many of the closest images the index's own search finds, on a sample: 1 where it is exact",
+    )
     evaluate.add_argument("--figure", type=Path, metavar="FILE", help="draw the worst queries and what they find")
     evaluate.set_defaults(command=_evaluate)
 
@@ -107,23 +120,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(options: argparse.Namespace, folder: Path) -> "ImageIndex":
+def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None) -> "ImageIndex":
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    from retrieval.encoder import build_encoder, rebuild_encoder
-    from retrieval.index import ImageIndex, index_location
-    from retrieval.sqlite_store import SQLiteStore
+    from retrieval.location import find_location, open_store
+    from retrieval.store import MissingIndexError
 
-    location = index_location(folder, options.index)
+    location = find_location(folder, options.index)
+
+    def read_header() -> "Mapping[str, str] | None":
+        if not folder.is_dir():
+            raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        try:
+            with open_store(location) as store:
+                return store.header
+        except MissingIndexError:
+            return None
+
+    # Before torch is imported: an index that can't be reached is said at once.
+    header = read_header() if team is None else team.share(read_header)
+    from retrieval.encoder import build_encoder, rebuild_encoder
+    from retrieval.index import ImageIndex
+
     names = ("encoder", "weights", "layer", "preprocessing")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if not given and location.exists():
-        with SQLiteStore(location) as store:
-            encoder = rebuild_encoder(store.header, options.device)
+    if not given and header is not None:
+        encoder = rebuild_encoder(header, options.device)
     else:
         encoder = build_encoder(**given, device=options.device)
-    return ImageIndex.open(folder, encoder, options.index)
+    return ImageIndex.open(folder, encoder, options.index) if team is None else ImageIndex(folder, encoder, location)
 
 
 def _bring_up_to_date(index: "ImageIndex") -> None:
@@ -149,8 +173,12 @@ def _counts(update: "Update") -> str:
 
 
 def _index(options: argparse.Namespace) -> None:
-    with _open(options, options.folder) as index:
-        update = index.update(progress=True)
+    from retrieval.team import torchrun_team
+
+    with torchrun_team() as team, _open(options, options.folder, team) as index:
+        update = index.update(progress=True, team=team)
+        if team.rank > 0:
+            return
     if options.json:
         _print_json({**vars(update), "index": str(index.location)})
     else:
@@ -206,11 +234,22 @@ def _query_folders(database: Path) -> list[Path]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from retrieval.evaluation import rank, read_queries, summarise
+    from retrieval.evaluation import rank, read_queries, recall, summarise
 
+    if options.recall and (options.queries is not None or options.figure is not None):
+        raise UserError("--recall takes its queries from the index and draws nothing: leave --queries and --figure out")
     with _open(options, options.folder) as index:
         _bring_up_to_date(index)
         records, matrix = index.store.vectors()
+        if options.recall:
+            found = recall(index.store, matrix)
+            if options.json:
+                _print_json(found)
+            else:
+                _print_table(
+                    list(found), [[f"{value:.4f}" if key != "queries" else f"{value}" for key, value in found.items()]]
+                )
+            return
         if options.queries is None:
             folder, rankings = options.folder, rank(records, matrix)
         else:

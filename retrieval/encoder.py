@@ -4,6 +4,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,12 @@ class Encoder(ABC):
     def features(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D), float32."""
         return self.maps(pixels).mean(dim=(2, 3))
+
+    @cached_property
+    def dimension(self) -> int:
+        """D, the length of the vectors."""
+        blank = Image.new("L" if self.channels == 1 else "RGB", (32, 32))
+        return len(self.encode([self.prepare(blank)])[0])
 
     @torch.inference_mode()
     def encode(self, images: list[Pixels]) -> Vectors:

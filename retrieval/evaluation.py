@@ -10,11 +10,12 @@ from datamodules.errors import UserError
 from datamodules.images import find_images
 from retrieval.encoder import Encoder
 from retrieval.index import read_query
-from retrieval.search import Vectors
-from retrieval.store import Record
+from retrieval.search import ROUNDING, Vectors, nearest
+from retrieval.store import Record, Store
 
 CUTOFFS = (1, 4, 10)
 BLOCK = 256  # queries at once: bounds the memory
+SAMPLE = 1000  # queries by which an approximate search is judged
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,30 @@ def summarise(rankings: list[Ranking]) -> dict[str, dict[str, float]]:
             "mAP": float(np.mean([ranking.average_precision for ranking in group])),
         }
     return table
+
+
+def recall(store: Store, matrix: Vectors) -> dict[str, float]:
+    """How much of the exact answer an index's own search gives, which on Milvus may be approximate.
+
+    Args:
+        store: The index.
+        matrix: (N, D), float32, the vectors of all its images.
+
+    Returns:
+        The number of queries, images of the index spread evenly over it; and by cutoff k the share of the k images
+        closest to each that were found, in [0, 1]. An image as close as the one in place k counts as well as that.
+    """
+    queries = matrix[np.linspace(0, len(matrix) - 1, min(SAMPLE, len(matrix)), dtype=np.int64)]
+    shares: dict[int, list[float]] = {k: [] for k in CUTOFFS}
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK]
+        found = store.search(block, max(CUTOFFS), [None] * len(block))
+        for (_, distances), hits in zip(nearest(matrix, block, max(CUTOFFS)), found, strict=True):
+            for k, share in shares.items():
+                exact = distances[:k]
+                close = sum(hit.distance <= exact[-1] + ROUNDING for hit in hits[:k])
+                share.append(close / len(exact))
+    return {"queries": len(queries), **{f"recall@{k}": float(np.mean(share)) for k, share in shares.items()}}
 
 
 def read_queries(folder: Path, classes: set[str], encoder: Encoder) -> tuple[list[Record], Vectors]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -18,14 +18,16 @@ from datamodules.errors import UserError, reason
 from datamodules.images import EXTENSIONS, ImageError, decode_image, find_images, read_bytes
 from datamodules.splits import digest
 from retrieval.encoder import Encoder, Pixels
+from retrieval.location import Location, find_location, open_store, sole_writer
 from retrieval.search import Vectors
-from retrieval.sqlite_store import SQLiteStore
-from retrieval.store import Record, Store
+from retrieval.store import MissingIndexError, Record, Store
+from retrieval.team import Team
 
-INDEX_NAME = ".digitdoodle.sqlite"  # hidden, so that it is never taken for an image
 BATCHES_AHEAD = 3  # decoded while the network computes: bounds the memory
 
 Query = str | Path | Image.Image
+Size = tuple[int, int]
+Batch = tuple[list[Record], dict[bytes, Vectors]]
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,39 @@ class Update:
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Plan:
+    """What an update has to do.
+
+    Attributes:
+        changed: Names of the files to look into, with their records as yet.
+        removed: Names of those that are gone.
+        known: Contents of files that stay or are gone, with width and height: their vectors are there until the end.
+        result: What is known of the other files.
+    """
+
+    changed: dict[str, Record | None] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    known: dict[bytes, Size] = field(default_factory=dict)
+    result: Update = field(default_factory=Update)
+
+    def remember(self, record: Record) -> None:
+        """Note that the vector of a record's content is there."""
+        if record.digest is not None:
+            self.known[record.digest] = record.width, record.height
+
+
 class ImageIndex:
     """The images of a folder, as vectors that can be searched. ``open`` makes one.
 
     Args:
         folder: Where the images are; subfolders are searched, the first level gives the labels.
         encoder: What makes the vectors.
-        location: Where the index is kept.
-        store: The index, if it is there.
+        location: Where the index is kept: a file, or the address of a collection.
+        store: The index; None lets ``update`` look for it.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, location: Path, store: Store | None) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, location: Location, store: Store | None = None) -> None:
         self.folder = folder
         self.encoder = encoder
         self.location = location
@@ -85,14 +109,15 @@ class ImageIndex:
         Args:
             folder: Where the images are.
             encoder: What makes the vectors.
-            index: File of the index; None keeps it in the folder.
+            index: File of the index, or its address on Milvus, ``http://HOST:PORT/COLLECTION``; None keeps it in the
+                folder.
 
         Raises:
-            UserError: There is no such folder, the index is damaged, or another encoder made it.
+            UserError: The index is damaged or can't be reached, or another encoder made it.
         """
         folder = Path(folder)
-        location = index_location(folder, index)
-        return cls(folder, encoder, location, _open_store(location, encoder) if location.exists() else None)
+        location = find_location(folder, index)
+        return cls(folder, encoder, location, _open_if_there(location, encoder))
 
     @property
     def store(self) -> Store:
@@ -105,7 +130,7 @@ class ImageIndex:
             raise UserError(f"{self.folder} has no index yet; make it with `python -m retrieval index {self.folder}`")
         return self._store
 
-    def update(self, progress: bool = False, wait: bool = True) -> Update:
+    def update(self, progress: bool = False, wait: bool = True, team: Team | None = None) -> Update:
         """Bring the index up to date with the folder.
 
         Files whose size and modification time are unchanged are not read again; others are known by their content, so
@@ -114,107 +139,123 @@ class ImageIndex:
 
         Args:
             progress: Show a progress bar on stderr.
-            wait: Wait for another process that is updating the same index; otherwise raise.
+            wait: Wait for another process that is updating the same file; otherwise raise.
+            team: The processes that do it together, each of which calls this.
 
         Returns:
-            What has been done.
+            What has been done; for the leader of a team by all of them, for the others by themselves.
 
         Raises:
             UserError: The folder has no images, or the index can't be written.
             Timeout: Another process is updating the index, and ``wait`` is false.
         """
+        team = team or Team()
+        with contextlib.ExitStack() as locks:
+            plan = team.share(lambda: self._plan(locks, wait))
+            if team.rank > 0:
+                plan.result = Update()
+            if plan.changed:
+                self._work(plan, team, progress and team.rank == 0)
+            results = team.gather(plan.result)  # which also waits for all
+            if team.rank == 0 and self._store is not None:
+                if plan.removed:
+                    self._store.remove(plan.removed)
+                self._store.tidy(progress)
+        return _total(results) if results else plan.result
+
+    def _plan(self, locks: contextlib.ExitStack, wait: bool) -> _Plan:
+        """Find out what is to be done; if there is anything, make the index if it isn't there, and lock it."""
         paths = self._find()
+        self._store = self._store or _open_if_there(self.location, self.encoder)
         if not paths and self._store is None:
             raise UserError(f"{self.folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
         if self._store is not None:
-            changed, removed, result = self._compare(paths)
-            if not changed and not removed:
-                return result
-        with self._sole_writer(wait):
-            if self._store is None:
-                self._store = _open_store(self.location, self.encoder, make=True)
-            changed, removed, result = self._compare(self._find())  # another process may just have done it
-            self.store.remove(removed)
-            with (
-                contextlib.closing(self._encode(changed, result)) as batches,
-                tqdm(total=len(changed), desc="Indexing", unit="img", disable=not progress, delay=1) as bar,
-            ):
-                for done in batches:
-                    bar.update(done)
-            if changed or removed:
-                self.store.prune()
-        return result
-
-    @contextlib.contextmanager
-    def _sole_writer(self, wait: bool) -> Iterator[None]:
-        """Wait until no other process updates the same index; the lock ends with the process that holds it."""
-        lock = FileLock(f"{self.location}.lock", timeout=-1 if wait else 0)
+            plan = self._compare(self._store, paths)
+            if not plan.changed and not plan.removed:
+                return plan
         try:
-            lock.acquire()
+            locks.enter_context(sole_writer(self.location, wait))
         except Timeout:
-            if self._store is None and self.location.exists():  # which the other process is filling
-                self._store = _open_store(self.location, self.encoder)
+            self._store = self._store or _open_if_there(self.location, self.encoder)  # which the other is filling
             raise
-        except OSError as error:
-            raise UserError(
-                f"{self.location}: can't be written there ({reason(error)}): name a file in another folder with --index"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        if self._store is None:
+            self._store = _open_store(self.location, self.encoder, make=True)
+        return self._compare(self._store, self._find())  # another process may just have done it
 
     def _find(self) -> list[Path]:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: {'no folder' if self.folder.exists() else 'no such folder'}")
         return find_images(self.folder)
 
-    def _compare(self, paths: list[Path]) -> tuple[list[Path], list[str], Update]:
-        """Files to look into, names that are gone, and what is known of the others."""
-        records = self._store.records() if self._store is not None else {}
-        changed, result = [], Update()
+    def _compare(self, store: Store, paths: list[Path]) -> _Plan:
+        records = store.records()
+        plan = _Plan()
         for path in paths:
-            record = records.pop(self._name(path), None)
+            name = path.relative_to(self.folder).as_posix()
+            record = records.pop(name, None)
             try:
                 status = path.stat()
                 same = record is not None and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
             except OSError:
                 same = False
             if record is None or not same:
-                changed.append(path)
+                plan.changed[name] = record
             elif record.error is not None:
-                result.errors.append(record.error)
+                plan.result.errors.append(record.error)
             else:
-                result.unchanged += 1
-        result.removed = len(records)
-        return changed, list(records), result
+                plan.result.unchanged += 1
+                plan.remember(record)
+        for name, record in records.items():
+            plan.removed.append(name)
+            plan.remember(record)
+        plan.result.removed = len(plan.removed)
+        return plan
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+    def _work(self, plan: _Plan, team: Team, progress: bool) -> None:
+        """Read, encode and write what has changed, each process of a team every so-manieth batch.
 
-    def _encode(self, paths: list[Path], result: Update) -> Generator[int]:
-        """Read, encode and write files, batch by batch; yields how many files each batch had, once it is written."""
+        The batches are the same ones whatever the size of the team. A file is written by the leader alone, to whom the
+        others give what they have encoded; to Milvus each writes for itself.
+        """
+        one_writer = isinstance(self.location, Path)
+        if team.rank > 0 and not one_writer:
+            self._store = _open_store(self.location, self.encoder)
         size = self.encoder.batch_size
-        known: dict[bytes, tuple[int, int]] = {}
+        names = list(plan.changed)
+        starts = range(0, len(names), size)
+        mine = [name for start in starts[team.rank :: team.size] for name in names[start : start + size]]
+        total = len(names if one_writer else mine)
+        with (
+            contextlib.closing(self._encode(mine, plan)) as batches,
+            tqdm(total=total, desc="Indexing", unit="img", disable=not progress, delay=1) as bar,
+        ):
+            for _ in range(-(-len(starts) // team.size)):
+                batch: Batch = next(batches, ([], {}))
+                for records, vectors in team.gather(batch) if one_writer else [batch]:
+                    if records:
+                        self.store.add(records, vectors)
+                    bar.update(len(records))
+
+    def _encode(self, names: list[str], plan: _Plan) -> Generator[Batch]:
+        """Read and encode files, batch by batch, reading ahead."""
+        size = self.encoder.batch_size
         with ThreadPoolExecutor() as pool:
             jobs: deque[Future[tuple[Record, Pixels | None]]] = deque()
-            waiting = iter(paths)
+            waiting = iter(names)
             try:
                 while True:
                     room = (1 + BATCHES_AHEAD) * size - len(jobs)
-                    jobs.extend(pool.submit(self._read, path, known) for path in islice(waiting, room))
+                    jobs.extend(pool.submit(self._read, name, plan) for name in islice(waiting, room))
                     if not jobs:
                         return
-                    batch = [jobs.popleft().result() for _ in range(min(size, len(jobs)))]
-                    self._write(batch, known, result)
-                    yield len(batch)
+                    yield self._encode_batch([jobs.popleft().result() for _ in range(min(size, len(jobs)))], plan)
             finally:
                 for job in jobs:
                     job.cancel()
 
-    def _read(self, path: Path, known: dict[bytes, tuple[int, int]]) -> tuple[Record, Pixels | None]:
+    def _read(self, name: str, plan: _Plan) -> tuple[Record, Pixels | None]:
         """Read a file; its pixels only if its content is new."""
-        name = self._name(path)
+        path = self.folder / name
         label = name.partition("/")[0] if "/" in name else None
         record = Record(name, -1, -1, None, label)
         try:
@@ -226,10 +267,11 @@ class ImageIndex:
             return replace(record, error=str(error)), None
         content = digest(data)
         record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
-        if content not in known:
-            known.update(self.store.known([content]))
-        if content in known:
-            width, height = known[content]
+        before = plan.changed[name]
+        if before is not None and before.digest == content:
+            return replace(record, digest=content, width=before.width, height=before.height), None
+        if content in plan.known:
+            width, height = plan.known[content]
             return replace(record, digest=content, width=width, height=height), None
         try:
             image = decode_image(data, path, self.encoder.channels)
@@ -238,27 +280,21 @@ class ImageIndex:
         record = replace(record, digest=content, width=image.width, height=image.height)
         return record, self.encoder.prepare(image)
 
-    def _write(
-        self,
-        batch: Sequence[tuple[Record, Pixels | None]],
-        known: dict[bytes, tuple[int, int]],
-        result: Update,
-    ) -> None:
-        """Encode the new contents of a batch and write its records."""
+    def _encode_batch(self, batch: list[tuple[Record, Pixels | None]], plan: _Plan) -> Batch:
+        """Records, and the vectors of those contents that are new."""
+        result = plan.result
         new: dict[bytes, Pixels] = {}
         for record, pixels in batch:
             if record.error is not None:
                 result.errors.append(record.error)
-            elif pixels is None or record.digest in known:
+            elif pixels is None or record.digest in plan.known:
                 result.known += 1
             elif record.digest is not None:
                 new[record.digest] = pixels
-                known[record.digest] = record.width, record.height
+                plan.remember(record)
         result.encoded += len(new)
-        vectors: dict[bytes, Vectors] = {}
-        if new:
-            vectors = dict(zip(new, self.encoder.encode(list(new.values())), strict=True))
-        self.store.add([record for record, _ in batch], vectors)
+        vectors = dict(zip(new, self.encoder.encode(list(new.values())), strict=True)) if new else {}
+        return [record for record, _ in batch], vectors
 
     def search(self, query: Query, k: int = 4, include_self: bool = False, label: str | None = None) -> list[Match]:
         """The images of the folder that are most similar to a query.
@@ -308,11 +344,6 @@ class ImageIndex:
         self.close()
 
 
-def index_location(folder: Path, index: str | Path | None) -> Path:
-    """The file that holds a folder's index: in the folder unless it is named."""
-    return folder / INDEX_NAME if index is None else Path(index)
-
-
 def read_query(query: Query, encoder: Encoder) -> tuple[Pixels, bytes | None]:
     """Pixels of a query, (C, H, W), uint8, and the digest of its file; None for an image without a file.
 
@@ -326,18 +357,40 @@ def read_query(query: Query, encoder: Encoder) -> tuple[Pixels, bytes | None]:
     return encoder.prepare(decode_image(data, path, encoder.channels)), digest(data)
 
 
-def _open_store(location: Path, encoder: Encoder, make: bool = False) -> Store:
+def _open_if_there(location: Location, encoder: Encoder) -> Store | None:
+    try:
+        return _open_store(location, encoder)
+    except MissingIndexError:
+        return None
+
+
+def _open_store(location: Location, encoder: Encoder, make: bool = False) -> Store:
     """Open an index, or make it; refuse one that another encoder made, whose vectors mean something else.
 
     Raises:
-        UserError: Another encoder made it, or as ``SQLiteStore``.
+        UserError: Another encoder made it, or as ``open_store``.
     """
-    store = SQLiteStore(location, {**encoder.identity, "source": encoder.source} if make else None)
+    if make:
+        dimension = 0 if isinstance(location, Path) else encoder.dimension
+        store = open_store(location, {**encoder.identity, "source": encoder.source}, dimension)
+    else:
+        store = open_store(location)
     for key, value in encoder.identity.items():
         if store.header.get(key) != value:
             store.close()
             raise UserError(
                 f"{location} was made with {key} {store.header.get(key)}, not {value}: "
-                "query it with the same encoder (it is the default), or name another file with --index"
+                "query it with the same encoder (it is the default), or name another place with --index"
             )
     return store
+
+
+def _total(results: Sequence[Update]) -> Update:
+    total = Update()
+    for result in results:
+        total.encoded += result.encoded
+        total.known += result.known
+        total.removed += result.removed
+        total.unchanged += result.unchanged
+        total.errors += result.errors
+    return total

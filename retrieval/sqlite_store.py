@@ -17,7 +17,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.files import written_aside
 from retrieval.search import Vectors, nearest
-from retrieval.store import SCHEMA, Hit, Record
+from retrieval.store import SCHEMA, Hit, MissingIndexError, Record
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
@@ -44,17 +44,19 @@ class SQLiteStore:
         header: Makes a new index with this header if there is none; None takes only one that is there.
 
     Raises:
-        UserError: It isn't there, is no index, is damaged or of a newer version, or can't be written.
+        MissingIndexError: There is none.
+        UserError: It is no index, is damaged or of a newer version, or can't be written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.location = str(path)
+        self._tidy = True
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
         if not path.exists():
             if header is None:
-                raise UserError(f"{path}: no index there; make one with `python -m retrieval index`")
+                raise MissingIndexError(f"{path}: no index there; make one with `python -m retrieval index`")
             with self._explained():
                 _create(path, header)
         with self._explained():
@@ -119,6 +121,7 @@ class SQLiteStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A transaction that writes; it gives the index a new revision, by which readers know."""
+        self._tidy = False
         with self._explained(), self._transaction("IMMEDIATE"):
             yield
             self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
@@ -139,16 +142,6 @@ class SQLiteStore:
             "FROM images LEFT JOIN contents USING (digest) ORDER BY path"
         )
         return (Record(*row) for row in rows)
-
-    def known(self, digests: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
-        """Those of the contents whose vectors are there, with width and height."""
-        found = {}
-        with self._explained(), self._turn:
-            for digest in digests:
-                row = self._connection.execute("SELECT width, height FROM contents WHERE digest = ?", (digest,))
-                if size := row.fetchone():
-                    found[digest] = size
-        return found
 
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay."""
@@ -173,12 +166,15 @@ class SQLiteStore:
                 "DELETE FROM images WHERE path = CAST(? AS TEXT)", ((_bytes(path),) for path in paths)
             )
 
-    def prune(self) -> None:
+    def tidy(self, progress: bool = False) -> None:
         """Forget contents that no file has any more."""
+        if self._tidy:
+            return
         with self._writing():
             self._connection.execute(
                 "DELETE FROM contents WHERE digest NOT IN (SELECT digest FROM images WHERE digest IS NOT NULL)"
             )
+        self._tidy = True
 
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from datamodules.errors import UserError
 from retrieval.search import Vectors
 
 SCHEMA = 1
+
+
+class MissingIndexError(UserError):
+    """Nothing has been indexed there yet."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,22 @@ class Store(Protocol):
     def records(self) -> dict[str, Record]:
         """All records by path."""
 
-    def known(self, digests: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
-        """Those of the contents whose vectors are there, with width and height."""
-
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay.
 
-        A record takes the place of an earlier one of the same path.
+        A record takes the place of an earlier one of the same path; a content without a vector has the one of another
+        record that is there.
         """
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget files."""
 
-    def prune(self) -> None:
-        """Forget contents that no file has any more."""
+    def tidy(self, progress: bool = False) -> None:
+        """Do what waits until an update is complete: forget what no file needs, arrange the rest for searching.
+
+        Args:
+            progress: Show a progress bar on stderr.
+        """
 
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None

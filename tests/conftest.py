@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Small networks on two cores only lose by handing work to a second thread, and CI runs several processes at once.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Or else a process that is started from one with an open connection to Milvus may be aborted before it begins.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image, ImageDraw
 
 # The page's tests need packages that the others do without: `uv run --group browser pytest -m browser`.
 collect_ignore = [] if find_spec("gradio") and find_spec("playwright") else ["browser"]
+
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -164,3 +167,19 @@ def resnet_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(resnet18().state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def milvus_process(tmp_path_factory):
+    """A Milvus server that asks for a token, which is in the environment."""
+    from tests.milvus_server import running_server
+
+    with running_server(tmp_path_factory.mktemp("milvus")) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILVUS_TOKEN", server.token)
+        yield server
+
+
+@pytest.fixture
+def milvus(milvus_process):
+    """Its address."""
+    return milvus_process.uri

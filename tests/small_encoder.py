@@ -1,5 +1,6 @@
 """An encoder that is no network, for tests of what is around it."""
 
+import os
 import time
 
 import torch.nn.functional as F
@@ -8,6 +9,8 @@ from torch import Tensor
 from datamodules.images import to_pixels
 from retrieval.encoder import Encoder
 from retrieval.index import ImageIndex
+from retrieval.location import find_location
+from retrieval.team import torchrun_team
 
 
 class SmallEncoder(Encoder):
@@ -33,7 +36,21 @@ class SmallEncoder(Encoder):
         return F.pixel_unshuffle(pixels.float() / 255 + 0.01, 4)
 
 
-def index_folder(folder, seconds=0.0, batch_size=4):
+def index_folder(folder, seconds=0.0, batch_size=4, location=None):
     """What a process does that indexes a folder."""
-    with ImageIndex.open(folder, SmallEncoder(seconds=seconds, batch_size=batch_size)) as index:
+    with ImageIndex.open(folder, SmallEncoder(seconds=seconds, batch_size=batch_size), location) as index:
         index.update()
+
+
+def index_together(folder, rank, size, port, seconds=0.0, location=None, done=None):
+    """What each process of a ``torchrun`` does that indexes a folder; puts what has been done."""
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ.update(MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="tests")
+    with (
+        torchrun_team() as team,
+        ImageIndex(folder, SmallEncoder(seconds=seconds), find_location(folder, location)) as index,
+    ):
+        update = index.update(team=team)
+        if done is not None:
+            done.put((rank, update))

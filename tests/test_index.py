@@ -14,7 +14,8 @@ from filelock import Timeout
 from PIL import Image
 
 from datamodules.errors import UserError
-from retrieval.index import INDEX_NAME, ImageIndex
+from retrieval.index import ImageIndex
+from retrieval.location import INDEX_NAME
 from retrieval.sqlite_store import SQLiteStore
 from tests.conftest import draw_photo
 from tests.small_encoder import SmallEncoder, index_folder

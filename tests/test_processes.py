@@ -66,6 +66,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
         assert (last.parents[1] / name).stat().st_size > 0
 
 
+@pytest.mark.torchrun
 def test_two_processes_train_and_score_as_one(workplace, capsys):
     ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     # 60 images: 12 for validation, in batches of at most 5, so that the processes have unequal shares.
@@ -83,6 +84,10 @@ def test_two_processes_train_and_score_as_one(workplace, capsys):
     assert f"val_accuracy  {reported['val_accuracy']:.4f}" in of_one
     of_two = reported["history"][reported["best_epoch"] - 1]
     assert f"val_loss      {of_two['val_loss']:.4f}" in of_one
+    process = start("validate", "--ckpt_path", best, *ddp)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out == of_one
 
     process = start("predict", "--ckpt_path", best, "--images", "digits", "--output", "two.csv", *ddp)
     out, err = process.communicate(timeout=200)
@@ -91,3 +96,17 @@ def test_two_processes_train_and_score_as_one(workplace, capsys):
     one, two = (list(csv.reader((workplace / name).open())) for name in ("one.csv", "two.csv"))
     assert len(one) == 61
     assert one == two
+
+    kill = ["--trainer.callbacks+", "tests.test_processes.Kill", "--trainer.callbacks.epoch", "2"]
+    process = start("fit", "--config", TINY, "--data.batch_size", "5", "--name", "killed", *ddp, *kill)
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    last = [workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("custom_cnn", "killed")]
+    torchrun = ["--nproc-per-node", "2", "-m", "lightning_modules"]
+    fit = ["fit", "--config", TINY, "--data.batch_size", "5", *ddp, "--name", "resumed", "--ckpt_path", str(last[1])]
+    process = start(*torchrun, *fit, module="torch.distributed.run")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("validation accuracy") == 1
+    assert [path.name for path in (workplace / "runs" / "resumed").iterdir()] == ["version_0"]
+    assert_same_weights(last[0], workplace / "runs" / "resumed" / "version_0" / "checkpoints" / "last.ckpt")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from benchmarks.harness import seconds_of
 from retrieval.encoder import rebuild_encoder
-from retrieval.index import ImageIndex, index_location
-from retrieval.sqlite_store import SQLiteStore
+from retrieval.index import ImageIndex
+from retrieval.location import find_location, open_store
 
 folder, query = sys.argv[1:]
-with SQLiteStore(index_location(Path(folder), None)) as store:
+with open_store(find_location(Path(folder), None)) as store:
     encoder = rebuild_encoder(store.header)
 with ImageIndex.open(folder, encoder) as index:
     print(json.dumps({"seconds": seconds_of(lambda: index.search(query, k=4), 15)}))

@@ -1,0 +1,103 @@
+"""An index on a Milvus server of this machine, against the index in a file: same vectors, same queries."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.harness import Measurement, Options, has, say
+from retrieval.location import open_store
+from retrieval.search import nearest
+from retrieval.store import Record, Store
+
+IMAGES, LENGTH, QUERIES = 50_000, 512, 1_000
+OWN = 32  # directions in which most of the vectors differ; like features of images, they fill only a part of space
+K = 4
+BATCH = 256
+HEADER = {"encoder": "none", "weights": "none", "layer": "none", "preprocessing": "none", "source": "none"}
+
+
+def run(options: Options) -> list[Measurement]:
+    """Writing, searching one by one and in blocks, and how much of the exact answer is found."""
+    if not has("milvus") or not has("pymilvus"):
+        return []
+    from tests.milvus_server import running_server
+
+    count = 500 if options.smoke else IMAGES
+    queries = 20 if options.smoke else QUERIES
+    vectors = _vectors(count + queries)
+    vectors, asked = vectors[:count], vectors[count:]
+    exact = [{f"{row:08}.png" for row in rows.tolist()} for rows, _ in nearest(vectors, asked, K)]
+    writing = Measurement(f"writing {count} × {LENGTH} in batches of {BATCH}", "images/s")
+    single = Measurement(f"one query over {count}", "s")
+    blocks = Measurement("queries in blocks of 100", "queries/s")
+    found = Measurement(f"recall@{K} of {queries} queries", "")
+    building = Measurement("building the graphs", "s")
+    measurements = [writing, single, blocks, found, building]
+    with tempfile.TemporaryDirectory() as scratch, running_server(Path(scratch) / "milvus") as server:
+        os.environ["MILVUS_TOKEN"] = server.token
+        address = f"{server.uri}/images?exact_up_to="
+        with open_store(Path(scratch) / "index.sqlite", HEADER) as store:
+            writing.values["file"] = [_fill(store, vectors)]
+            _search(store, "file", asked, exact, measurements)
+        with open_store(f"{address}{count}", HEADER, LENGTH) as store:
+            writing.values["Milvus"] = [_fill(store, vectors)]
+            store.tidy()
+            _search(store, "Milvus, exact", asked, exact, measurements)
+        with open_store(f"{address}{count - 1}") as store:
+            start = time.perf_counter()
+            store.tidy()
+            building.values["Milvus, HNSW"] = [time.perf_counter() - start]
+            _search(store, "Milvus, HNSW", asked, exact, measurements)
+    return measurements
+
+
+def _vectors(count: int) -> npt.NDArray[np.float32]:
+    generator = np.random.default_rng(0)
+    basis = generator.standard_normal((OWN, LENGTH), np.float32) / OWN**0.5
+    noise = 0.3 * generator.standard_normal((count, LENGTH), np.float32)
+    vectors: npt.NDArray[np.float32] = generator.standard_normal((count, OWN), np.float32) @ basis + noise
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _fill(store: Store, vectors: npt.NDArray[np.float32]) -> float:
+    """Write all; images a second."""
+    start = time.perf_counter()
+    for first in range(0, len(vectors), BATCH):
+        rows = range(first, min(first + BATCH, len(vectors)))
+        contents = {row: row.to_bytes(16, "big") for row in rows}
+        store.add(
+            [Record(f"{row:08}.png", 1, 1, contents[row], None, 1, 1) for row in rows],
+            {contents[row]: vectors[row] for row in rows},
+        )
+    return len(vectors) / (time.perf_counter() - start)
+
+
+def _search(
+    store: Store,
+    name: str,
+    asked: npt.NDArray[np.float32],
+    exact: list[set[str]],
+    measurements: list[Measurement],
+) -> None:
+    _, single, blocks, found, _ = measurements
+    store.search(asked[:1], K, [None])
+    seconds = []
+    for query in asked[:20]:
+        start = time.perf_counter()
+        store.search(query[None], K, [None])
+        seconds.append(time.perf_counter() - start)
+    single.values[name] = [median(seconds)]
+    hits = []
+    start = time.perf_counter()
+    for first in range(0, len(asked), 100):
+        block = asked[first : first + 100]
+        hits += store.search(block, K, [None] * len(block))
+    blocks.values[name] = [len(asked) / (time.perf_counter() - start)]
+    same = [len({hit.path for hit in near} & truth) / K for near, truth in zip(hits, exact, strict=True)]
+    found.values[name] = [float(np.mean(same))]
+    say(f"{name}: recall@{K} {np.mean(same):.4f}")

@@ -1,0 +1,112 @@
+"""What an index in a SQLite file has to withstand."""
+
+import sqlite3
+
+import pytest
+
+from datamodules.errors import UserError
+from retrieval.sqlite_store import SQLiteStore
+from tests.test_store import HEADER, VECTORS, fill, record
+
+
+@pytest.fixture
+def location(tmp_path):
+    return tmp_path / "index.sqlite"
+
+
+@pytest.fixture
+def store(location):
+    with SQLiteStore(location, HEADER) as store:
+        yield store
+
+
+def test_readers_work_while_a_writer_is_in_the_middle_of_a_batch(store, location):
+    fill(store, 2)
+    writer = sqlite3.connect(location, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM images")
+    with SQLiteStore(location) as reader:
+        assert len(reader.search(VECTORS[:1], 9, [None])[0]) == 2
+    writer.close()
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage", "cut off", "of another revision", "a folder in its place"])
+def test_the_matrix_file_is_made_again_when_it_does_not_match(store, location, damage):
+    fill(store)
+    expected = store.search(VECTORS, 6, [None] * 6)
+    derived = location.with_name(location.name + ".vectors")
+    content = derived.read_bytes()
+    derived.unlink()
+    if damage == "garbage":
+        derived.write_bytes(b"nonsense")
+    elif damage == "cut off":
+        derived.write_bytes(content[: len(content) // 2])
+    elif damage == "of another revision":
+        derived.write_bytes(content)
+        store.add([record(0)], {})
+    elif damage == "a folder in its place":
+        derived.mkdir()
+    with SQLiteStore(location) as again:
+        assert again.search(VECTORS, 6, [None] * 6) == expected
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(location):
+    location.write_bytes(b"my holiday pictures" * 1000)
+    for header in (None, HEADER):
+        with pytest.raises(UserError, match="damaged, or no index at all: delete it and index again"):
+            SQLiteStore(location, header)
+    assert location.read_bytes() == b"my holiday pictures" * 1000
+
+
+def test_another_database_is_refused_and_left_alone(location):
+    with sqlite3.connect(location) as other:
+        other.execute("CREATE TABLE accounts (name)")
+    for header in (None, HEADER):
+        with pytest.raises(UserError, match="a database, but no index of images"):
+            SQLiteStore(location, header)
+
+
+def test_an_index_of_a_newer_version_is_refused(store, location):
+    store.close()
+    with sqlite3.connect(location) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 99, this one knows 1\)"):
+        SQLiteStore(location)
+
+
+def test_an_index_that_is_cut_off_in_the_middle_is_refused(store, location):
+    store.add([record(n % 250, f"{n}.png") for n in range(2000)], {})
+    store.close()
+    content = location.read_bytes()
+    location.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"), SQLiteStore(location) as cut:
+        cut.records()
+
+
+def test_an_index_on_a_full_disk_is_a_clear_error(store, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
+    try:
+        with pytest.raises(UserError, match="make room, or name a file on another disk with --index"):
+            store.add([record(1, f"{n}.png") for n in range(2000)], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.add([record(2, "then.png")], {})
+    assert "then.png" in store.records()
+
+
+def test_a_missing_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(UserError, match="can't be written there: name a file in another folder with --index"):
+        SQLiteStore(tmp_path / "missing" / "index", HEADER)
+
+
+def test_a_vector_goes_with_the_last_file_that_needs_it(store, location):
+    fill(store, 2)
+    store.add([record(1, "copy.png")], {})
+    for path, left in (("a/1.png", 2), ("copy.png", 1)):
+        store.remove([path])
+        store.tidy()
+        with sqlite3.connect(location) as reader:
+            assert reader.execute("SELECT count(*) FROM contents").fetchone() == (left,)
