@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from statistics import median
 
@@ -37,15 +38,20 @@ def run(options: Options) -> list[Measurement]:
     blocks = Measurement("queries in blocks of 100", "queries/s")
     found = Measurement(f"recall@{K} of {queries} queries", "")
     building = Measurement("building the graphs", "s")
-    measurements = [writing, single, blocks, found, building]
+    reading = Measurement(f"reading {count} records, as each update does", "s")
+    held = Measurement(f"memory of {count} records", "MB")
+    measurements = [writing, single, blocks, found, building, reading, held]
     with tempfile.TemporaryDirectory() as scratch, running_server(Path(scratch) / "milvus") as server:
         os.environ["MILVUS_TOKEN"] = server.token
         address = f"{server.uri}/images?exact_up_to="
         with open_store(Path(scratch) / "index.sqlite", HEADER) as store:
             writing.values["file"] = [_fill(store, vectors)]
+            reading.values["file"] = [_read(store)[0]]
             _search(store, "file", asked, exact, measurements)
         with open_store(f"{address}{count}", HEADER, LENGTH) as store:
             writing.values["Milvus"] = [_fill(store, vectors)]
+            seconds, megabytes = _read(store)
+            reading.values["Milvus"], held.values["both"] = [seconds], [megabytes]
             store.tidy()
             _search(store, "Milvus, exact", asked, exact, measurements)
         with open_store(f"{address}{count - 1}") as store:
@@ -77,6 +83,19 @@ def _fill(store: Store, vectors: npt.NDArray[np.float32]) -> float:
     return len(vectors) / (time.perf_counter() - start)
 
 
+def _read(store: Store) -> tuple[float, float]:
+    """Read all records; seconds, and MB that they take while they are held."""
+    start = time.perf_counter()
+    store.records()
+    seconds = time.perf_counter() - start
+    tracemalloc.start()
+    records = store.records()
+    megabytes = tracemalloc.get_traced_memory()[0] / 1e6
+    tracemalloc.stop()
+    del records
+    return seconds, megabytes
+
+
 def _search(
     store: Store,
     name: str,
@@ -84,7 +103,7 @@ def _search(
     exact: list[set[str]],
     measurements: list[Measurement],
 ) -> None:
-    _, single, blocks, found, _ = measurements
+    single, blocks, found = measurements[1:4]
     store.search(asked[:1], K, [None])
     seconds = []
     for query in asked[:20]:

@@ -134,6 +134,8 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
             with open_store(location) as store:
                 return store.header
         except MissingIndexError:
+            if team is None and not isinstance(location, Path):  # only `index` makes one there
+                raise
             return None
 
     # Before torch is imported: an index that can't be reached is said at once.
@@ -151,9 +153,14 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
 
 
 def _bring_up_to_date(index: "ImageIndex") -> None:
-    """Update an index before it is read, and say so; go on with what there is while another process updates it."""
+    """Update an index before it is read, and say so; go on with what there is while another process updates it.
+
+    One on Milvus is left to `index`: whoever asks it may see other files than those who fill it.
+    """
     from filelock import Timeout
 
+    if not isinstance(index.location, Path):
+        return
     try:
         update = index.update(progress=True, wait=False)
     except Timeout:

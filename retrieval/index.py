@@ -212,7 +212,7 @@ class ImageIndex:
         return plan
 
     def _work(self, plan: _Plan, team: Team, progress: bool) -> None:
-        """Read, encode and write what has changed, each process of a team every so-manieth batch.
+        """Read, encode and write what has changed, each of a team of N processes every N-th batch.
 
         The batches are the same ones whatever the size of the team. A file is written by the leader alone, to whom the
         others give what they have encoded; to Milvus each writes for itself.

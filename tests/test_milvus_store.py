@@ -219,12 +219,22 @@ def test_the_commands_give_on_milvus_what_they_give_on_a_file(address, photos, r
             told("audit", str(photos), *written),
             told("evaluate", str(photos), "--recall"),
         ]
+        if index == address:  # who asks may have other files: asking changes nothing there
+            (photos / "sky" / "2.jpg").rename(tmp_path / "2.jpg")
+            assert told("evaluate", str(photos)) == answers[index][2]
+            (tmp_path / "2.jpg").rename(photos / "sky" / "2.jpg")
         (photos / "sky" / "1.jpg").rename(photos / "sky" / "moved.jpg")
         answers[index].append(told("index", str(photos)))
         (photos / "sky" / "moved.jpg").rename(photos / "sky" / "1.jpg")
     first, second = answers.values()
     assert first == second
     assert "0 encoded, 1 known by content, 12 unchanged, 1 removed" in second[-1]
+
+
+@pytest.mark.server
+def test_asking_an_index_that_is_not_there_is_a_clear_error(address, photos, capsys):
+    assert main(["query", str(photos / "sky" / "0.jpg"), "--database", str(photos), "--index", address]) == 1
+    assert capsys.readouterr().err == (f"error: {address}: no index there; make one with `python -m retrieval index`\n")
 
 
 @pytest.mark.server
@@ -265,3 +275,24 @@ def test_each_process_of_a_team_writes_to_milvus_for_itself(address, many):  # n
     assert updates[1].encoded > 30
     with open_store(address) as store:
         assert len(store.vectors()[0]) == 100
+
+
+@pytest.mark.server
+def test_the_page_searches_an_index_on_milvus_and_finds_what_is_added(address, photos, resnet_weights):
+    pytest.importorskip("gradio")
+    from tests.browser.conftest import free_port
+    from tests.browser.test_server import call, store
+
+    index = ["index", str(photos), "--index", address]
+    assert main([*index, "--encoder", "resnet18", "--weights", str(resnet_weights)]) == 0
+    port = free_port()
+    process = start("serve", str(photos), "--index", address, "--port", str(port), module="retrieval")
+    page = f"http://127.0.0.1:{port}"
+    assert page in process.stdout.readline()
+    draw_photo(0, 77).save(photos / "sky" / "new.jpg")
+    assert main(index) == 0
+    found = call(page, "search", [store(page, photos / "sky" / "0.jpg"), 20, "sky", 2]).json()["data"][0]
+    assert sorted(match["file"] for match in found) == [f"sky/{name}.jpg" for name in ("1", "2", "3", "new")]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err

@@ -142,7 +142,7 @@ def clear(page: Page) -> None:
 def recognised(page: Page) -> str | None:
     """What the page says once it says the same for a while: it goes on recognising while one draws."""
     said = [None]
-    for _ in range(60):
+    for _ in range(240):  # a minute, for a machine that does other things as well
         page.wait_for_timeout(250)
         heading = page.locator("#probabilities [data-testid=label-output-value]")
         said.append(heading.inner_text().strip() if heading.count() else None)
