@@ -22,7 +22,8 @@ from retrieval.store import SCHEMA, Hit, MissingIndexError, Record
 
 TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of the variable
 EXACT_UP_TO = 1_000_000  # images: with 512 numbers each 2 GB, which two cores compare in about a second
-SECONDS = 8.0  # in which an answer must come
+CONNECT_SECONDS = 5.0  # in which a server must answer at first
+SECONDS = 8.0  # in which any later answer must come
 BUILD_SECONDS = 7 * 24 * 3600.0  # in which an approximate index must be built
 ROWS_AT_ONCE = 1000  # with 2,048 numbers each 8 MB, an eighth of what a message may have
 MOST_HITS = 16384  # that Milvus gives for a query (https://milvus.io/docs/limitations.md)
@@ -68,7 +69,7 @@ class MilvusStore:
         self._collection = collection
         self._exact_up_to = exact_up_to
         with self._explained():
-            self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=SECONDS)
+            self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=CONNECT_SECONDS)
         try:
             with self._explained():
                 self._open(header, dimension)
@@ -131,7 +132,7 @@ class MilvusStore:
             if call is not None and call.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 what = f"the server refuses {'the' if os.environ.get(TOKEN) else 'access without a'} token in {TOKEN}"
             elif call is not None or re.search("connect|timeout|deadline", what, re.IGNORECASE):
-                what = f"no answer within {SECONDS:.0f} s; is the server running, and is this its address?"
+                what = "the server doesn't answer; is it running, and is this its address?"
             elif re.search("not.{0,9}load|index not found", what, re.IGNORECASE):
                 what = "the index is being rebuilt for searching: try again later"
             raise UserError(f"{self.location}: {what}") from error

@@ -82,7 +82,7 @@ def test_a_server_that_does_not_answer_is_said_within_ten_seconds(photos, answer
             server.listen()
         address = f"http://127.0.0.1:{server.getsockname()[1]}/photos"
         started = time.monotonic()
-        with pytest.raises(UserError, match=f"^{address}: no answer within 8 s; is the server running"):
+        with pytest.raises(UserError, match=f"^{address}: the server doesn't answer; is it running"):
             open_store(address)
         assert time.monotonic() - started < 10
         process = start(
@@ -90,7 +90,7 @@ def test_a_server_that_does_not_answer_is_said_within_ten_seconds(photos, answer
         )
         out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (1, "")
-    assert err == f"error: {address}: no answer within 8 s; is the server running, and is this its address?\n"
+    assert err == f"error: {address}: the server doesn't answer; is it running, and is this its address?\n"
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_server_that_stops_answering_is_said_within_ten_seconds_and_loses_noth
         milvus_process.signal(signal.SIGSTOP)  # not for long, or it gives up its lease and ends
         try:
             started = time.monotonic()
-            with pytest.raises(UserError, match="no answer within 8 s"):
+            with pytest.raises(UserError, match="the server doesn't answer"):
                 call(store)
             assert time.monotonic() - started < 10
         finally:
