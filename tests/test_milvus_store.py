@@ -239,7 +239,7 @@ def test_asking_an_index_that_is_not_there_is_a_clear_error(address, photos, cap
 
 @pytest.mark.server
 def test_an_indexing_process_that_is_killed_is_completed_by_the_next(address, many):  # noqa: F811
-    process = processes.Process(target=index_folder, args=(many, 0.1, 4, address))
+    process = processes.Process(target=index_folder, args=(many, 0.5, 4, address))
     process.start()
     acknowledged = {}
     while len(acknowledged) < 20:
