@@ -1,4 +1,4 @@
-"""Random rotation, zoom, translation and contrast of a whole batch, each image by its own parameters."""
+"""Random rotation, zoom, translation, bending and contrast of a whole batch, each image by its own parameters."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,17 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 
+NODES = 5  # an image is bent by moving so many points across, and as many down
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """What training images are varied by; the names and meanings are those of torchvision's transforms.
 
     The same as ``RandomAffine(degrees, translate, scale, BILINEAR, fill)`` and then ``ColorJitter(contrast)`` on
-    each image by itself, except that translations are not rounded to whole pixels. There is no flip: a flipped 2
-    is no 2.
+    each image by itself, except that translations are not rounded to whole pixels. ``elastic`` then bends what is
+    drawn, as another hand would have drawn it (Simard et al. 2003, https://doi.org/10.1109/ICDAR.2003.1227801). There
+    is no flip: a flipped 2 is no 2.
 
     Attributes:
         degrees: Rotation angles are drawn from (-degrees, degrees).
@@ -25,6 +28,8 @@ class Augmentation:
         scale: Zoom factors are drawn from this interval.
         contrast: Contrast factors are drawn from (1 - contrast, 1 + contrast).
         fill: Grey of the area that comes into view, in [0, 1]: 0 for light ink on black, 1 for ink on paper.
+        elastic: The points of a grid of 5 × 5 are moved by up to ± this fraction of the width and of the height, and
+            what lies between them smoothly, as ``torchvision.transforms.v2.functional.elastic`` does it.
     """
 
     degrees: float = 10.0
@@ -32,6 +37,7 @@ class Augmentation:
     scale: tuple[float, float] = (0.9, 1.1)
     contrast: float = 0.1
     fill: float = 0.0
+    elastic: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.degrees <= 180:
@@ -44,6 +50,8 @@ class Augmentation:
             raise UserError(f"contrast must lie in [0, 1], got {self.contrast}")
         if not 0 <= self.fill <= 1:
             raise UserError(f"fill must lie in [0, 1], got {self.fill}")
+        if not 0 <= self.elastic <= 1:
+            raise UserError(f"elastic must lie in [0, 1], got {self.elastic}")
 
     def draw(self, seed: int, epoch: int, count: int) -> Tensor:
         """Draw the parameters of every sample of a training set for one epoch.
@@ -54,25 +62,28 @@ class Augmentation:
 
         Returns:
             (count, 5), float32: angle in degrees (counter-clockwise negative, as in torchvision), shifts in x and y
-            as fractions of the side, zoom factor, contrast factor.
+            as fractions of the side, zoom factor, contrast factor. Where images are bent, (count, 55): then how far
+            each of the 5 × 5 points is moved in x, and in y, in the same fractions.
         """
         generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
-        low = np.array([-self.degrees, *(-t for t in self.translate), self.scale[0], 1 - self.contrast])
-        high = np.array([self.degrees, *self.translate, self.scale[1], 1 + self.contrast])
-        drawn = generator.random((count, 5), dtype=np.float32)
-        return torch.from_numpy((low + drawn * (high - low)).astype(np.float32))
+        moved = [self.elastic] * (2 * NODES**2 if self.elastic else 0)
+        low = [-self.degrees, *(-t for t in self.translate), self.scale[0], 1 - self.contrast, *(-m for m in moved)]
+        high = [self.degrees, *self.translate, self.scale[1], 1 + self.contrast, *moved]
+        drawn = generator.random((count, len(low)), dtype=np.float32)
+        return torch.from_numpy((np.array(low) + drawn * (np.array(high) - low)).astype(np.float32))
 
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
         """Augment a batch on its device, in one resampling.
 
         Args:
             images: (B, C, H, W), uint8.
-            parameters: (B, 5), one row of ``draw`` an image.
+            parameters: (B, 5 or 55), one row of ``draw`` an image.
 
         Returns:
             (B, C, H, W), float32 in [0, 1].
         """
-        angle, shift_x, shift_y, zoom, contrast = parameters.to(images.device).unbind(1)
+        parameters = parameters.to(images.device)
+        angle, shift_x, shift_y, zoom, contrast = parameters[:, :5].unbind(1)
         height, width = images.shape[-2:]
         # grid_sample takes the inverse map, from output to input, in coordinates that span (-1, 1) on both axes:
         # x_in = R(-angle) / zoom · (x_out - shift), where the aspect ratio undoes the two axes' different units.
@@ -85,13 +96,40 @@ class Augmentation:
         rows = (2 * torch.arange(height, device=images.device) + 1) / height - 1
         row = inverse[:, :, 0, None, None] * columns
         column = inverse[:, :, 1, None, None] * rows[:, None] + inverse[:, :, 2, None, None]
-        grid = (row + column).permute(0, 2, 3, 1)
+        grid = row + column
+        if self.elastic:
+            moved = bend(parameters[:, 5:].view(-1, 2, NODES, NODES), height, width)
+            grid += (inverse[:, :, :2] @ moved.flatten(2)).view_as(moved)
+        grid = grid.permute(0, 2, 3, 1)
         # Outside of the image grid_sample gives 0, so what is sampled is the difference from the fill.
-        pixels = images.float().div_(255).sub_(self.fill)
+        pixels = images.float()
+        if self.fill:
+            pixels = pixels.sub_(255 * self.fill)
         pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        pixels = pixels.add_(self.fill)
+        # Scaling to [0, 1], contrast around the mean and the fill are one multiplication and one addition a pixel.
         mean = to_grey(pixels).mean(dim=(1, 2, 3), keepdim=True)
-        return torch.lerp(mean, pixels, contrast.view(-1, 1, 1, 1)).clamp_(0, 1)
+        factor = (contrast / 255).view(-1, 1, 1, 1)
+        shift = self.fill + mean * (1 / 255 - factor)
+        return torch.addcmul(shift, pixels, factor).clamp_(0, 1)
+
+
+def bend(nodes: Tensor, height: int, width: int) -> Tensor:
+    """Spread how far the points of a grid are moved over all pixels, by bicubic interpolation.
+
+    Args:
+        nodes: (B, 2, N, N), float32, in x and in y as fractions of the width and height; the grid spans the image.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Returns:
+        (B, 2, height, width), float32, in the units of ``grid_sample``: 2 is a whole side.
+    """
+    identity = torch.eye(nodes.shape[-1], device=nodes.device)[None, None]
+    down, across = (
+        F.interpolate(identity, (side, nodes.shape[-1]), mode="bicubic", align_corners=True)[0, 0]
+        for side in (height, width)
+    )
+    return 2 * (down @ nodes @ across.T)  # separable, so two small products do it
 
 
 def to_grey(pixels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from datamodules import Augmentation, UserError
+from datamodules.augmentation import NODES, bend
 
 STRONG = Augmentation(degrees=40, translate=(0.2, 0.1), scale=(0.7, 1.4), contrast=0.5)
 
@@ -25,6 +26,37 @@ def test_each_image_equals_torchvision_with_the_same_parameters(shape):
         )
         expected = tv.adjust_contrast(expected, contrast)
         torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 25, 40)])
+def test_each_image_is_bent_as_torchvision_bends_it(shape):
+    still = {"degrees": 0, "translate": (0, 0), "scale": (1, 1), "contrast": 0}
+    augmentation = Augmentation(**still, elastic=0.1)
+    images = torch.randint(0, 256, (8, *shape), dtype=torch.uint8)
+    parameters = augmentation.draw(seed=1, epoch=2, count=8)
+    moved = bend(parameters[:, 5:].view(-1, 2, NODES, NODES), *shape[1:]).permute(0, 2, 3, 1)
+    assert moved.abs().amax(dim=(1, 2, 3)).min() > 0.1
+    for image, result, displacement in zip(images, augmentation(images, parameters), moved, strict=True):
+        expected = tv.elastic(image.float() / 255, displacement[None], InterpolationMode.BILINEAR)
+        torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+
+
+def test_the_points_of_the_grid_are_moved_as_far_as_they_are_said_to_be():
+    nodes = torch.rand(3, 2, NODES, NODES)
+    moved = bend(nodes, 4 * NODES - 3, 8 * NODES - 7)
+    torch.testing.assert_close(moved[:, :, ::4, ::8], 2 * nodes)
+
+
+def test_an_image_is_bent_after_it_is_rotated():
+    y, x = torch.meshgrid(torch.linspace(-3, 3, 160), torch.linspace(-3, 3, 160), indexing="ij")
+    smooth = (255 * torch.exp(-((x - 0.8) ** 2) - 2 * y**2)).round().to(torch.uint8).expand(8, 1, -1, -1)
+    both = Augmentation(degrees=40, translate=(0.1, 0.1), scale=(0.8, 1.2), contrast=0, elastic=0.05)
+    parameters = both.draw(0, 0, 8)
+    moved = bend(parameters[:, 5:].view(-1, 2, NODES, NODES), 160, 160).permute(0, 2, 3, 1)
+    rotated = Augmentation(contrast=0)(smooth, parameters)
+    for result, image, displacement in zip(both(smooth, parameters), rotated, moved, strict=True):
+        expected = tv.elastic(image, displacement[None], InterpolationMode.BILINEAR)
+        torch.testing.assert_close(result, expected, atol=0.003, rtol=0)
 
 
 def test_what_comes_into_view_is_filled():
@@ -75,6 +107,7 @@ def test_nothing_is_ever_flipped():
         ({"translate": (0.1, 2)}, r"translate must be two fractions in \[0, 1\]"),
         ({"scale": (1.2, 0.8)}, "scale must be"),
         ({"contrast": 3}, r"contrast must lie in \[0, 1\], got 3"),
+        ({"elastic": -0.1}, r"elastic must lie in \[0, 1\], got -0.1"),
         ({"fill": 255}, r"fill must lie in \[0, 1\], got 255"),
     ],
 )
