@@ -2,9 +2,10 @@
 
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from retrieval.search import Vectors
 class BatchingEncoder(Encoder):
     """Another encoder, for many threads: what they ask for while it computes is its next batch.
 
+    On a CPU two batches are computed side by side, each by half of the cores: a batch that has all of them waits, layer
+    by layer, for the core that is also decoding an image or answering a client. One that is alone has all.
+
     Args:
         encoder: What computes; from now on only through this.
     """
@@ -23,10 +27,14 @@ class BatchingEncoder(Encoder):
         self._encoder = encoder
         self.identity, self.source, self.channels = encoder.identity, encoder.source, encoder.channels
         self.device = encoder.device
+        self._threads = torch.get_num_threads()
+        workers = 2 if self.device.type == "cpu" and self._threads > 1 else 1
         # Small enough that some wait for their turn while others are answered: the network is never idle then.
-        self.batch_size = max(encoder.batch_size // 8, 1)
+        self.batch_size = max(encoder.batch_size // (8 * workers), 1)
         self._waiting: SimpleQueue[tuple[Pixels, Future[Vectors]]] = SimpleQueue()
-        Thread(target=self._serve, name="encoder", daemon=True).start()
+        self._busy, self._lock = 0, Lock()
+        for _ in range(workers):
+            Thread(target=self._serve, name="encoder", daemon=True).start()
 
     def box(self, width: int, height: int) -> Box:
         """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
@@ -56,10 +64,21 @@ class BatchingEncoder(Encoder):
                 except Empty:
                     break
             try:
-                vectors = self._encoder.encode([pixels for pixels, _ in batch])
+                vectors = self._encode([pixels for pixels, _ in batch])
             except Exception as error:  # each of those who wait gets to know
                 for _, future in batch:
                     future.set_exception(error)
                 continue
             for (_, future), vector in zip(batch, vectors, strict=True):
                 future.set_result(vector)
+
+    def _encode(self, images: list[Pixels]) -> Vectors:
+        with self._lock:
+            self._busy += 1
+            share = self._threads // self._busy
+        try:
+            torch.set_num_threads(share)  # of this Python thread alone
+            return self._encoder.encode(images)
+        finally:
+            with self._lock:
+                self._busy -= 1

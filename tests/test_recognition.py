@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.errors import UserError
@@ -48,19 +49,29 @@ def test_something_else_than_a_classifier_is_a_clear_error(workplace):
         Recogniser(workplace)
 
 
-def test_threads_share_batches_and_get_their_own_vectors():
-    sizes = []
+@pytest.fixture(params=[1, 2])
+def torch_threads(request):
+    """How many threads torch computes with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_threads_share_batches_and_get_their_own_vectors(torch_threads):
+    sizes, shares = [], []
 
     class Counting(SmallEncoder):
         def encode(self, images):
             sizes.append(len(images))
+            shares.append(torch.get_num_threads())
             return super().encode(images)
 
     images = [np.full((3, 8, 8), 10 * number, np.uint8) for number in range(24)]
     for number, image in enumerate(images):
         image[0, :4] = 255 - number
     expected = SmallEncoder(batch_size=8).encode(images)
-    encoder = BatchingEncoder(Counting(batch_size=64, seconds=0.05))  # takes an eighth at once
+    encoder = BatchingEncoder(Counting(batch_size=64, seconds=0.05))  # takes an eighth at once, or a sixteenth
     assert encoder.box(4, 3) == (0, 0, 4, 3)
     found = {}
 
@@ -74,7 +85,11 @@ def test_threads_share_batches_and_get_their_own_vectors():
         thread.join()
     np.testing.assert_allclose(np.stack([found[number] for number in range(24)]), expected, atol=1e-6)
     assert sum(sizes) == 24
-    assert 1 < max(sizes) <= 8
+    assert 1 < max(sizes) <= 8 // torch_threads
+    assert min(shares) == 1
+    assert torch.get_num_threads() == torch_threads
+    encoder.encode(images[:1])
+    assert shares[-1] == torch_threads  # alone, it has all of them
 
 
 def test_an_error_reaches_those_who_asked_and_no_others():
