@@ -1,6 +1,7 @@
 """A Lightning callback that writes down when each epoch ended and how accurate it was."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -15,10 +16,14 @@ class Clock(Callback):
 
     Args:
         test: Also score the datamodule's test set after each epoch; the time for it doesn't count.
+        until: End training once it is this accurate.
+        seconds: Or when the process has run for so long.
     """
 
-    def __init__(self, test: bool = False) -> None:
+    def __init__(self, test: bool = False, until: float = math.inf, seconds: float = math.inf) -> None:
         self.test = test
+        self.until = until
+        self.seconds = seconds
         self.excluded = 0.0
         self.started = 0.0
         self.test_accuracy = 0.0
@@ -54,3 +59,5 @@ class Clock(Callback):
             row["test_accuracy"] = self.test_accuracy
         with Path(os.environ["BENCHMARK_EPOCHS"]).open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if row["test_accuracy" if self.test else "val_accuracy"] >= self.until or row["seconds"] >= self.seconds:
+            trainer.should_stop = True

@@ -131,7 +131,7 @@ def _latency(options: Options) -> list[Measurement]:
         for threads in (1,) if options.smoke else (1, 2):
             contestants: dict[str, Any] = {}
             memory: dict[str, list[float]] = {}
-            for name in ("ours", "NumPy product and sort", "FAISS flat"):
+            for name in ("ours", "NumPy product and sort", "FAISS flat", "reading the vectors once"):
                 if name == "FAISS flat" and (options.smoke or not has("faiss")):
                     continue
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -16,6 +17,8 @@ parser.add_argument("network", choices=("cnn", "mobilenetv2"))
 parser.add_argument("folder")
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--seed", type=int, default=42)
+parser.add_argument("--until", type=float, default=math.inf)
+parser.add_argument("--seconds", type=float, default=math.inf)
 options = parser.parse_args()
 
 tf.config.threading.set_intra_op_parallelism_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
@@ -72,7 +75,7 @@ model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
 class Clock(keras.callbacks.Callback):
-    """Print a line an epoch."""
+    """Print a line an epoch; end training when the goal is reached, or when time is up."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.time()
@@ -80,7 +83,9 @@ class Clock(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = time.time()
         row = {"epoch": epoch + 1, "epoch_seconds": now - self.started, "val_accuracy": logs["val_accuracy"]}
-        print(json.dumps({**row, "seconds": now - float(os.environ["BENCHMARK_START"])}), flush=True)
+        seconds = now - float(os.environ["BENCHMARK_START"])
+        print(json.dumps({**row, "seconds": seconds}), flush=True)
+        self.model.stop_training = logs["val_accuracy"] >= options.until or seconds >= options.seconds
 
 
 model.fit(train, validation_data=val, epochs=options.epochs, verbose=0, callbacks=[Clock()])

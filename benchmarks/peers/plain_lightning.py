@@ -1,6 +1,7 @@
 """PyTorch Lightning as most people write it: ImageFolder, transforms image by image, worker processes."""
 
 import argparse
+import math
 
 import timm
 import torch
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--until", type=float, default=math.inf)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     options = parser.parse_args()
 
     seed_everything(options.seed)
@@ -75,7 +78,7 @@ def main() -> None:
     workers = {"num_workers": 2, "persistent_workers": True, "batch_size": 256}
     trainer = Trainer(
         max_epochs=options.epochs,
-        callbacks=[Clock()],
+        callbacks=[Clock(until=options.until, seconds=options.seconds)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""Milliseconds to find the four closest of N random vectors, by one of three ways."""
+"""Milliseconds to find the four closest of N random vectors, by one of three ways; or to read them at all."""
 
 import json
 import sys
@@ -24,6 +24,11 @@ elif name == "FAISS flat":
     index = faiss.IndexFlatL2(512)
     index.add(matrix)
     milliseconds = 1000 * seconds_of(lambda: index.search(query, 4), 21)
+elif name == "reading the vectors once":
+    import torch
+
+    tensor = torch.from_numpy(matrix)
+    milliseconds = 1000 * seconds_of(tensor.sum, 21)
 else:
     milliseconds = 1000 * seconds_of(lambda: np.argsort(-(matrix @ query[0]))[:4], 21)
 print(json.dumps({"milliseconds": milliseconds}))
