@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -176,6 +177,8 @@ class DigitDoodleCLI(LightningCLI):
                 "name": folder.parent.name,
                 "version": folder.name,
             }
+            # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
+            sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
             kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
         callbacks = [
             *callbacks,

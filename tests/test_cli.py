@@ -1,10 +1,13 @@
 import csv
+import importlib
 import inspect
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import tensorboard.compat
 import torch
 import yaml
 
@@ -320,6 +323,17 @@ def test_without_a_config_our_network_learns_the_embedded_digits(workplace, caps
 def test_a_trainer_without_loggers_works(workplace, capsys):
     run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--trainer.logger", "false")
     assert (workplace / "runs" / "summary.json").exists()
+
+
+def test_a_run_does_not_import_tensorflow_where_it_is_installed(workplace, capsys, monkeypatch):
+    for module in ("tensorflow", "tensorboard.compat.notf"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    (workplace / "tensorflow.py").write_text("io = None\n")
+    monkeypatch.syspath_prepend(workplace)
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1")
+    importlib.reload(tensorboard.compat)  # or else it remembers what an earlier run has chosen
+    assert tensorboard.compat.tf.io is not None
+    assert "tensorflow" not in sys.modules
 
 
 def test_a_quick_trial_leaves_nothing(workplace, capsys):
