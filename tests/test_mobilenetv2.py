@@ -51,6 +51,21 @@ def test_pixels_are_prepared_as_the_weights_expect():
     assert model.preprocessing.interpolation == "bicubic"
 
 
+@pytest.mark.parametrize(
+    ("unfreeze_at", "training", "expected"),
+    [(None, True, [32, 8]), (None, False, [32, 8]), (0, True, [40]), (0, False, [32, 8])],
+)
+def test_a_large_batch_is_seen_in_parts_unless_its_images_depend_on_each_other(unfreeze_at, training, expected):
+    model = small(unfreeze_at=unfreeze_at).train(training)
+    images = torch.randint(0, 256, (40, 1, 32, 32), dtype=torch.uint8)
+    sizes = []
+    model.backbone.conv_stem.register_forward_pre_hook(lambda layer, inputs: sizes.append(len(inputs[0])))
+    features = model.forward_features(images)
+    assert sizes == expected
+    if not model.backbone.training:
+        torch.testing.assert_close(features, model.backbone(model.preprocessing(images)))
+
+
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_weights_come_from_a_file(backbone, tmp_path, form):
     path = tmp_path / f"weights.{form}"
