@@ -27,12 +27,12 @@ def run(options: Options) -> list[Measurement]:
         scratch = Path(directory)
         folder = digit_folder(options, scratch)
         results = [_epochs(folder, scratch, options), _augmentation(folder, scratch, options)]
-        results.append(_share(folder, scratch, options))
+        results += [_share(folder, scratch, options, size) for size in (28, 100)]
     return results
 
 
-def _loaded(folder: Path, scratch: Path) -> ImageFolderDataModule:
-    data = ImageFolderDataModule(str(folder), batch_size=BATCH, cache_dir=str(scratch / "cache"))
+def _loaded(folder: Path, scratch: Path, size: int = 100) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(str(folder), image_size=size, batch_size=BATCH, cache_dir=str(scratch / "cache"))
     data.setup("fit")
     return data
 
@@ -98,9 +98,9 @@ def _augmentation(folder: Path, scratch: Path, options: Options) -> Measurement:
     return in_turn(Measurement(name, "images/s"), contestants, options.repeats)
 
 
-def _share(folder: Path, scratch: Path, options: Options) -> Measurement:
+def _share(folder: Path, scratch: Path, options: Options, size: int) -> Measurement:
     """Fetching and augmenting, as a share of a whole training step of CustomCNN."""
-    data = _loaded(folder, scratch)
+    data = _loaded(folder, scratch, size)
     model = CustomCNN(data.class_names, data.in_channels, data.image_size)
     model.use_memory_format(torch.device("cpu"))
     optimizer = torch.optim.SGD(model.parameter_groups(), momentum=0.9, nesterov=True, fused=True)
@@ -118,6 +118,6 @@ def _share(folder: Path, scratch: Path, options: Options) -> Measurement:
         optimizer.zero_grad()
 
     turns = 3 if options.smoke else 30
-    measurement = Measurement(f"share of the data path in a step of CustomCNN, batch {BATCH}, 100 pixels", "%")
+    measurement = Measurement(f"share of the data path in a step of CustomCNN, batch {BATCH}, {size} pixels", "%")
     contestants = {"ours": lambda: 100 * seconds_of(fetch, turns) / seconds_of(step, turns)}
     return in_turn(measurement, contestants, options.repeats)
