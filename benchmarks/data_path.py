@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -99,7 +100,7 @@ def _augmentation(folder: Path, scratch: Path, options: Options) -> Measurement:
 
 
 def _share(folder: Path, scratch: Path, options: Options, size: int) -> Measurement:
-    """Fetching and augmenting, as a share of a whole training step of CustomCNN."""
+    """Fetching and augmenting, and of that the resampling alone, as a share of a training step of CustomCNN."""
     data = _loaded(folder, scratch, size)
     model = CustomCNN(data.class_names, data.in_channels, data.image_size)
     model.use_memory_format(torch.device("cpu"))
@@ -111,6 +112,12 @@ def _share(folder: Path, scratch: Path, options: Options, size: int) -> Measurem
         assert data.train_set is not None
         return data.augment(data.train_set.__getitems__(rows), 0)
 
+    pixels = fetch().images
+    grid = F.affine_grid(torch.eye(2, 3).expand(len(rows), 2, 3), list(pixels.shape), align_corners=False)
+
+    def resample() -> torch.Tensor:
+        return F.grid_sample(pixels, grid, align_corners=False)
+
     def step() -> None:
         batch = fetch()
         model.loss(model(batch.images), batch.labels).backward()
@@ -119,5 +126,8 @@ def _share(folder: Path, scratch: Path, options: Options, size: int) -> Measurem
 
     turns = 3 if options.smoke else 30
     measurement = Measurement(f"share of the data path in a step of CustomCNN, batch {BATCH}, {size} pixels", "%")
-    contestants = {"ours": lambda: 100 * seconds_of(fetch, turns) / seconds_of(step, turns)}
+    contestants = {
+        name: lambda part=part: 100 * seconds_of(part, turns) / seconds_of(step, turns)
+        for name, part in {"ours": fetch, "grid_sample alone": resample}.items()
+    }
     return in_turn(measurement, contestants, options.repeats)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import photo_folder
-from benchmarks.harness import Measurement, Options, has, in_turn, run_process
+from benchmarks.harness import Measurement, Options, has, in_turn, run_process, seconds_of
 from retrieval.cli import main
 
 SIZES = (10_000, 200_000, 1_000_000)
@@ -66,8 +66,9 @@ def _queries(options: Options, scratch: Path) -> list[Measurement]:
 
 
 def _indexing(options: Options, scratch: Path) -> list[Measurement]:
-    """Files to vectors in the index, against the network alone and against img2vec."""
+    """Files to vectors in the index, against the network alone, the processor's arithmetic and img2vec."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from datamodules.images import find_images, read_image
     from retrieval import ImageIndex, ResNetEncoder
@@ -82,12 +83,18 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
         paths = find_images(folder)
         prepared = [encoder.prepare(read_image(path, 3)) for path in paths]
         encoder.encode(prepared[: encoder.batch_size])
+        with FlopCounterMode(display=False) as counter:
+            encoder.maps(torch.from_numpy(prepared[0][None]))
 
         def bare(encoder: ResNetEncoder = encoder, prepared: list[Any] = prepared) -> float:
             start = time.perf_counter()
             for first in range(0, len(prepared), encoder.batch_size):
                 encoder.encode(prepared[first : first + encoder.batch_size])
             return len(prepared) / (time.perf_counter() - start)
+
+        def arithmetic(operations: int = counter.get_total_flops()) -> float:
+            square = torch.rand((256 if options.smoke else 2048,) * 2)
+            return 2 * len(square) ** 3 / seconds_of(lambda: square @ square) / operations
 
         def ours(encoder: ResNetEncoder = encoder, folder: Path = folder) -> float:
             for path in folder.glob(".*"):
@@ -97,7 +104,11 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
                 encoded = index.update().encoded
             return encoded / (time.perf_counter() - start)
 
-        contestants: dict[str, Any] = {"ours": ours, "the network alone": bare}
+        contestants: dict[str, Any] = {
+            "ours": ours,
+            "the network alone": bare,
+            "its operations at the rate of a matrix product": arithmetic,
+        }
         if not options.smoke and has("img2vec_pytorch"):
             contestants["img2vec"] = lambda paths=paths, name=name: _img2vec(paths, name)
         in_turn(measurement := Measurement(f"indexing photographs, {name}", "images/s"), contestants, options.repeats)
