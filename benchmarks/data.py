@@ -24,6 +24,18 @@ def digit_folder(options: Options, scratch: Path) -> Path:
     return folder
 
 
+def mnist_folders(root: Path, scratch: Path) -> tuple[Path, Path]:
+    """MNIST's training and test images as most tools want them: two folders, with a folder of PNGs per class."""
+    from torchvision.datasets import MNIST
+
+    folders = scratch / "mnist" / "train", scratch / "mnist" / "test"
+    for folder, train in zip(folders, (True, False), strict=True):
+        for number, (image, label) in enumerate(MNIST(root, train=train)):
+            (folder / f"{label}").mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{label}" / f"{number}.png")
+    return folders
+
+
 def photo_folder(options: Options, scratch: Path, count: int) -> Path:
     """A folder with the first photographs of the collection; without it, drawn ones of 384×256."""
     folder = scratch / f"photos{count}"

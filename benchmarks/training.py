@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.data import digit_folder
+from benchmarks.data import digit_folder, mnist_folders
 from benchmarks.harness import REPOSITORY, Finished, Measurement, Options, has, in_turn, run_process, say, seconds_of
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import fastest_precision
@@ -46,10 +46,17 @@ def peer(
     seed: int = 42,
     until: float = math.inf,
     seconds: float = math.inf,
+    test: Path | None = None,
 ) -> Finished:
-    """A training by ``peers/NAME.py``, until it is so accurate or has taken so long."""
+    """A training by ``peers/NAME.py``, until it is so accurate, also on a test folder, or has taken so long."""
     command = ["-m", f"benchmarks.peers.{name}", network, str(folder), "--epochs", f"{epochs}", "--seed", f"{seed}"]
+    command += [] if test is None else ["--test-folder", str(test)]
     return run_process([*command, "--until", f"{until}", "--seconds", f"{seconds}"], options.threads)
+
+
+def peers(options: Options) -> dict[str, str]:
+    """What else trains the reference's CNN here: name and module."""
+    return {} if options.smoke else {name: at for name, at in PEERS.items() if name != "Keras" or has("keras")}
 
 
 def on_folder(config: str, folder: Path, *args: str) -> list[str]:
@@ -119,12 +126,8 @@ def same_work(options: Options) -> list[Measurement]:
                 ours("reference_cnn", options, scratch, *on_folder("", folder, "--trainer.max_epochs", f"{epochs}"))
             )
         }
-        if not options.smoke:
-            contestants["plain Lightning"] = lambda: epoch_seconds(
-                peer("plain_lightning", "cnn", folder, options, epochs)
-            )
-        if not options.smoke and has("keras"):
-            contestants["Keras"] = lambda: epoch_seconds(peer("keras_reference", "cnn", folder, options, epochs))
+        for name, module in peers(options).items():
+            contestants[name] = lambda module=module: epoch_seconds(peer(module, "cnn", folder, options, epochs))
         contestants["the network alone"] = lambda: bare_epoch(
             ReferenceCNN(["0", "1", "2"], in_channels=1, image_size=100), count_images(folder), options
         )
@@ -134,6 +137,7 @@ def same_work(options: Options) -> list[Measurement]:
 def same_goal(options: Options) -> list[Measurement]:
     """Seconds from process start to an accuracy: digits of a folder, and MNIST's test set."""
     measured: dict[str, list[Finished]] = {}
+    others = peers(options)
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         folder = digit_folder(options, scratch)
@@ -143,9 +147,7 @@ def same_goal(options: Options) -> list[Measurement]:
                 "custom_cnn", options, scratch, *on_folder("custom_cnn", folder), *_seed(turn, options), until=GOALS[-1]
             )
             measured.setdefault("ours", []).append(run)
-            for name, module in () if options.smoke else PEERS.items():
-                if name == "Keras" and not has("keras"):
-                    continue
+            for name, module in others.items():
                 say(f"same goal: {name}, turn {turn + 1} of {options.repeats}")
                 limit = PATIENCE * seconds_to(run, GOALS[-1])
                 run_of_peer = peer(module, "cnn", folder, options, 20, turn + 1, until=GOALS[-1], seconds=limit)
@@ -165,19 +167,27 @@ def same_goal(options: Options) -> list[Measurement]:
 
 
 def _mnist(options: Options, scratch: Path, root: Path) -> list[Measurement]:
-    results = []
-    for accuracy, (epochs, width) in MNIST_GOALS.items():
-        name = f"to {accuracy:.2%} of MNIST's test images, from process start"
-        quick = ["--trainer.max_epochs", f"{epochs}", "--model.width", f"{width}", *MNIST_QUICK]
-        measurement = Measurement(name, "s", note=f"`configs/mnist.yaml` with {' '.join(quick)}")
-        for turn in range(options.repeats):
-            say(f"{name}: turn {turn + 1}")
-            args = ["--data.root", str(root), *quick, *_seed(turn, options)]
-            finished = ours("mnist", options, scratch, *args, test=True)
-            say(f"{[row['test_accuracy'] for row in finished.rows]}")
-            measurement.values.setdefault("ours", []).append(seconds_to(finished, accuracy, "test_accuracy"))
-        results.append(measurement)
-    return results
+    train, test = mnist_folders(root, scratch)
+    others = peers(options)
+    results: dict[float, Measurement] = {}
+    for turn in range(options.repeats):
+        for accuracy, (epochs, width) in MNIST_GOALS.items():
+            name = f"to {accuracy:.2%} of MNIST's test images, from process start"
+            say(f"{name}: ours, turn {turn + 1} of {options.repeats}")
+            quick = ["--trainer.max_epochs", f"{epochs}", "--model.width", f"{width}", *MNIST_QUICK]
+            note = f"`configs/mnist.yaml` with {' '.join(quick)}; inf: not within {PATIENCE} times our time to the last"
+            measurement = results.setdefault(accuracy, Measurement(name, "s", note=note))
+            run = ours("mnist", options, scratch, "--data.root", str(root), *quick, *_seed(turn, options), test=True)
+            say(f"{[row['test_accuracy'] for row in run.rows]}")
+            measurement.values.setdefault("ours", []).append(seconds_to(run, accuracy, "test_accuracy"))
+        for name, module in others.items():
+            say(f"MNIST: {name}, turn {turn + 1} of {options.repeats}")
+            limit = PATIENCE * run.seconds
+            run_of_peer = peer(module, "cnn", train, options, 20, turn + 1, max(MNIST_GOALS), limit, test)
+            say(f"{[row['val_accuracy'] for row in run_of_peer.rows]}")
+            for accuracy, measurement in results.items():
+                measurement.values.setdefault(name, []).append(seconds_to(run_of_peer, accuracy))
+    return list(results.values())
 
 
 def _seed(turn: int, options: Options) -> list[str]:

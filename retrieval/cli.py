@@ -1,7 +1,6 @@
 """The command line of retrieval; torch is imported only by what needs it."""
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -283,6 +282,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
+    import csv
     from dataclasses import fields
 
     from tqdm import tqdm

@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("network", choices=("cnn", "mobilenetv2"))
     parser.add_argument("folder")
+    parser.add_argument("--test-folder", help="validate on these images, not on a fifth of the others")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--until", type=float, default=math.inf)
@@ -73,8 +74,11 @@ def main() -> None:
         transforms.ColorJitter(contrast=0.1),
     ]
     train_set = ImageFolder(options.folder, transforms.Compose([*plain[:1], *augment, *plain[1:]]))
-    val_set = ImageFolder(options.folder, transforms.Compose(plain))
-    train, val = random_split(range(len(train_set)), [0.8, 0.2], torch.Generator().manual_seed(42))
+    val_set = ImageFolder(options.test_folder or options.folder, transforms.Compose(plain))
+    train, val = train_set, val_set
+    if not options.test_folder:
+        parts = random_split(range(len(train_set)), [0.8, 0.2], torch.Generator().manual_seed(42))
+        train, val = (Subset(whole, part.indices) for whole, part in zip((train_set, val_set), parts, strict=True))
     workers = {"num_workers": 2, "persistent_workers": True, "batch_size": 256}
     trainer = Trainer(
         max_epochs=options.epochs,
@@ -86,8 +90,8 @@ def main() -> None:
     )
     trainer.fit(
         PlainModule(options.network, len(train_set.classes)),
-        DataLoader(Subset(train_set, train.indices), shuffle=True, **workers),
-        DataLoader(Subset(val_set, val.indices), **workers),
+        DataLoader(train, shuffle=True, **workers),
+        DataLoader(val, **workers),
     )
 
 
