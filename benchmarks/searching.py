@@ -84,7 +84,7 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
         prepared = [encoder.prepare(read_image(path, 3)) for path in paths]
         encoder.encode(prepared[: encoder.batch_size])
         with FlopCounterMode(display=False) as counter:
-            encoder.maps(torch.from_numpy(prepared[0][None]))
+            encoder.maps(torch.from_numpy(prepared[0][None]).to(encoder.device))
 
         def bare(encoder: ResNetEncoder = encoder, prepared: list[Any] = prepared) -> float:
             start = time.perf_counter()
@@ -92,9 +92,9 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
                 encoder.encode(prepared[first : first + encoder.batch_size])
             return len(prepared) / (time.perf_counter() - start)
 
-        def arithmetic(operations: int = counter.get_total_flops()) -> float:
-            square = torch.rand((256 if options.smoke else 2048,) * 2)
-            return 2 * len(square) ** 3 / seconds_of(lambda: square @ square) / operations
+        def arithmetic(encoder: ResNetEncoder = encoder, operations: int = counter.get_total_flops()) -> float:
+            square = torch.rand((256 if options.smoke else 2048,) * 2, device=encoder.device)
+            return 2 * len(square) ** 3 / seconds_of(lambda: (square @ square)[0, 0].item()) / operations
 
         def ours(encoder: ResNetEncoder = encoder, folder: Path = folder) -> float:
             for path in folder.glob(".*"):
