@@ -48,7 +48,7 @@ def peer(
     seconds: float = math.inf,
     test: Path | None = None,
 ) -> Finished:
-    """A training by ``peers/NAME.py``, until it is so accurate, also on a test folder, or has taken so long."""
+    """A training by ``peers/NAME.py``, until it is so accurate (on ``test``, if given) or has taken so long."""
     command = ["-m", f"benchmarks.peers.{name}", network, str(folder), "--epochs", f"{epochs}", "--seed", f"{seed}"]
     command += [] if test is None else ["--test-folder", str(test)]
     return run_process([*command, "--until", f"{until}", "--seconds", f"{seconds}"], options.threads)
