@@ -73,14 +73,14 @@ def plot_mistakes(dataset: ImageDataset, predictions: Predictions, class_names: 
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     confidence = predictions.probabilities.amax(dim=1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
-    figure = _grid(list(dataset.__getitems__(worst).images.numpy()))
+    figure = _grid(_rows(dataset.__getitems__(worst).images))
     names = dataset.names
     for axes, row in zip(figure.axes, worst, strict=True):
-        true = class_names[predictions.labels[row]]
-        taken = class_names[predictions.predicted[row]]
-        axes.set_title(f"{true} taken for {taken} ({confidence[row]:.0%})\n{_short(names[row])}", fontsize=7)
+        true = _short(class_names[predictions.labels[row]], 14)
+        taken = _short(class_names[predictions.predicted[row]], 14)
+        axes.set_title(f"{true} taken for\n{taken} ({confidence[row]:.0%})\n{_short(names[row])}", fontsize=7)
     shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
-    figure.suptitle(f"{len(wrong)} of {len(dataset)} validation images are classified wrong{shown}")
+    figure.suptitle(f"Classified wrong: {len(wrong)} of {len(dataset)} validation images{shown}")
     return figure
 
 
@@ -91,26 +91,28 @@ def plot_augmentation(images: Tensor, augmented: Tensor) -> Figure:
         images: (B, C, H, W), uint8.
         augmented: (B, C, H, W), uint8, or float in [0, 1].
     """
-    columns = 8
-    pairs: list[npt.NDArray[np.generic]] = []
-    for start in range(0, len(images), columns):
-        pairs += list(images[start : start + columns].numpy())
-        pairs += list(augmented[start : start + columns].numpy())
-    figure = _grid(pairs, columns)
+    pairs = zip(_rows(images), _rows(augmented), strict=True)
+    figure = _grid([row for pair in pairs for row in pair])
     figure.suptitle("Training images, and under each what augmentation makes of it")
     return figure
 
 
-def _grid(images: list[npt.NDArray[np.generic]], columns: int = 8) -> Figure:
-    rows = max(-(-len(images) // columns), 1)
-    figure = Figure(figsize=(1.45 * columns, 1.6 * rows + 0.6), layout="constrained")
-    for place, image in enumerate(images):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        white = 255 if image.dtype == np.uint8 else 1
-        axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=white)
-        axes.set_axis_off()
+def _rows(images: Tensor, columns: int = 8) -> list[npt.NDArray[np.generic]]:
+    return [images[start : start + columns].numpy() for start in range(0, len(images), columns)]
+
+
+def _grid(rows: list[npt.NDArray[np.generic]]) -> Figure:
+    columns = max(map(len, rows), default=0)
+    # The title needs some width, however few images there are.
+    figure = Figure(figsize=(1.45 * max(columns, 4), 1.75 * max(len(rows), 1) + 0.4), layout="constrained")
+    for number, row in enumerate(rows):
+        for place, image in enumerate(row):
+            axes = figure.add_subplot(len(rows), columns, number * columns + place + 1)
+            white = 255 if image.dtype == np.uint8 else 1
+            axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=white)
+            axes.set_axis_off()
     return figure
 
 
-def _short(name: str, length: int = 28) -> str:
+def _short(name: str, length: int = 22) -> str:
     return name if len(name) <= length else "…" + name[1 - length :]
