@@ -36,9 +36,17 @@ def find_images(folder: Path) -> list[Path]:
 
     Subfolders are searched; hidden files and folders (``.ipynb_checkpoints``) and files that don't have one of
     ``EXTENSIONS`` are left out. A symbolic link to a folder is not followed, so that a loop of links ends.
+
+    Raises:
+        UserError: A folder can't be listed: its images would seem to be gone.
     """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # or else it has gone since its parent was listed
+            raise UserError(f"{error.filename}: {reason(error)}; make the folder readable, or move it out") from error
+
     found: list[str] = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:

@@ -391,3 +391,11 @@ class TestPermissions:
         assert as_nobody(public) == (11, [f"{public / 'sky' / '0.jpg'}: permission denied"], 11)
         (public / "sky" / "0.jpg").chmod(0o644)
         assert as_nobody(public) == (1, [], 12)
+
+    def test_the_images_of_a_folder_that_may_not_be_listed_are_not_taken_for_removed(self, public):
+        public.chmod(0o777)
+        assert as_nobody(public) == (12, [], 12)
+        (public / "sky").chmod(0)
+        assert as_nobody(public).startswith(f"{public / 'sky'}: permission denied")
+        (public / "sky").chmod(0o755)
+        assert as_nobody(public) == (0, [], 12)
