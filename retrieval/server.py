@@ -55,7 +55,8 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return  # Gradio needs no web socket
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # Of a header that is given twice the first counts, as for those behind us.
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         refusal = await self._refusal(scope, headers)
         if refusal is not None:
             await refusal(scope, receive, send)

@@ -60,19 +60,42 @@ class SQLiteStore:
             with self._explained():
                 _create(path, header)
         with self._explained():
-            # SQLite can't read a write-ahead log in a folder that it can't write to; there none is being written.
-            mode = "rw" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
-            uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-            self._connection = sqlite3.connect(
-                uri, WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
-            )
+            self._connection, self._taken_as = self._connect()
         try:
             with self._explained():
-                self._connection.text_factory = os.fsdecode  # file names need not be UTF-8
                 self._open()
         except BaseException:
             self._connection.close()
             raise
+
+    def _connect(self) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
+        """A connection and, where it takes the file for one that nobody changes, the state that it was in.
+
+        That is so in a folder that can't be written to, unless the owner keeps a write-ahead log there at the moment:
+        SQLite can't make one to read from (https://sqlite.org/wal.html#read_only_databases).
+        """
+
+        def connect(mode: str) -> sqlite3.Connection:
+            uri = f"file:{quote(os.fsencode(self.path.absolute()))}?mode={mode}"
+            connection = sqlite3.connect(uri, WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+            connection.text_factory = os.fsdecode  # file names need not be UTF-8
+            return connection
+
+        if os.access(self.path.parent, os.W_OK):
+            return connect("rw"), None
+        state = self._state()
+        connection = connect("ro")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema")
+        except sqlite3.OperationalError:
+            connection.close()
+            return connect("ro&immutable=1"), state
+        return connection, None
+
+    def _state(self) -> tuple[int, ...]:
+        """By which one sees that the owner has changed the file, or is about to."""
+        status, log = self.path.stat(), self.path.with_name(f"{self.path.name}-wal")
+        return status.st_ino, status.st_size, status.st_mtime_ns, log.exists()
 
     def _open(self) -> None:
         run = self._connection.execute
@@ -109,6 +132,9 @@ class SQLiteStore:
     @contextlib.contextmanager
     def _transaction(self, kind: str = "DEFERRED") -> Iterator[None]:
         with self._turn:
+            if self._taken_as is not None and self._taken_as != self._state():
+                before, (self._connection, self._taken_as) = self._connection, self._connect()
+                before.close()
             self._connection.execute(f"BEGIN {kind}")
             try:
                 yield
@@ -133,7 +159,7 @@ class SQLiteStore:
 
     def records(self) -> dict[str, Record]:
         """All records by path."""
-        with self._explained():
+        with self._explained(), self._transaction():
             return {record.path: record for record in self._records()}
 
     def _records(self) -> Iterator[Record]:
@@ -274,7 +300,10 @@ def _create(path: Path, header: Mapping[str, str]) -> None:
         with contextlib.closing(sqlite3.connect(aside)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(TABLES)
-            connection.executemany("INSERT INTO header VALUES (?, ?)", [("revision", ""), *header.items()])
+            connection.executemany(
+                "INSERT INTO header VALUES (?, CAST(? AS TEXT))",
+                [("revision", b""), *((key, _bytes(value)) for key, value in header.items())],
+            )
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
             connection.commit()

@@ -354,6 +354,14 @@ def _as_nobody(folder, queue):
         queue.put(str(error))
 
 
+def _reader(folder, said, found):
+    """Another user, who answers how many images the index has as often as he is asked to go on."""
+    os.setuid(65534)
+    with open_index(folder) as index:
+        while said.get(timeout=60):
+            found.put(len(index.search(draw_photo(0, 0), k=50)))
+
+
 def as_nobody(folder):
     queue = processes.Queue()
     process = processes.Process(target=_as_nobody, args=(folder, queue))
@@ -399,3 +407,29 @@ class TestPermissions:
         assert as_nobody(public).startswith(f"{public / 'sky'}: permission denied")
         (public / "sky").chmod(0o755)
         assert as_nobody(public) == (0, [], 12)
+
+    def test_a_reader_who_may_not_write_sees_what_the_owner_writes(self, public):
+        updated(public)
+        said, found = processes.Queue(), processes.Queue()
+        process = processes.Process(target=_reader, args=(public, said, found))
+        process.start()
+
+        def count():
+            said.put(True)
+            return found.get(timeout=60)
+
+        assert count() == 12
+        draw_photo(0, 30).save(public / "sky" / "new.jpg")
+        with open_index(public) as owner:
+            owner.update()
+            assert count() == 13  # what is in the write-ahead log as yet
+            draw_photo(0, 31).save(public / "sky" / "newer.jpg")
+            owner.update()
+            assert count() == 14
+        assert count() == 14
+        (public / "sky" / "new.jpg").unlink()
+        updated(public)
+        assert count() == 13
+        said.put(False)
+        process.join()
+        assert process.exitcode == 0

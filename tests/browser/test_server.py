@@ -121,6 +121,10 @@ def test_addresses_are_not_fetched(address, collection):
     for file in ({"path": url, "meta": {"_type": "gradio.FileData"}}, {"path": url}, {"url": url}):
         answer = call(address, "search", [file, 4, "any label", 2])
         assert answer.status_code >= 400
+    disguised = [("Content-Type", "application/json"), ("Content-Type", "multipart/form-data")]
+    content = json.dumps({"data": [{"path": url, "meta": {"_type": "gradio.FileData"}}, 4, "any label", 2]})
+    answer = httpx.post(f"{address}/gradio_api/run/search", content=content, headers=disguised)
+    assert (answer.status_code, answer.text) == (400, "not a request of this page")
     for route in ("file=", "proxy="):
         assert httpx.get(f"{address}/gradio_api/{route}{url}").status_code == 403
     elsewhere.shutdown()
