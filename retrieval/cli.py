@@ -152,11 +152,13 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
 
 
 def _bring_up_to_date(index: "ImageIndex") -> None:
-    """Update an index before it is read, and say so; go on with what there is while another process updates it.
+    """Update an index before it is read, and say so; go on with what there is if that can't be done at the moment.
 
     One on Milvus is left to `index`: whoever asks it may see other files than those who fill it.
     """
     from filelock import Timeout
+
+    from retrieval.location import ReadOnlyError
 
     if not isinstance(index.location, Path):
         return
@@ -164,6 +166,11 @@ def _bring_up_to_date(index: "ImageIndex") -> None:
         update = index.update(progress=True, wait=False)
     except Timeout:
         _say(f"{index.folder}: another process is updating the index; going on with what it has so far")
+        return
+    except ReadOnlyError as error:
+        if not index.location.exists():
+            raise
+        _say(f"{error}; going on with what the index has so far")
         return
     if update.encoded or update.known or update.removed:
         _say(f"{index.folder}: index brought up to date: {_counts(update)}")

@@ -15,6 +15,10 @@ INDEX_NAME = ".digitdoodle.sqlite"  # hidden, so that it is never taken for an i
 Location = Path | str  # a file, or the http(s) address of a collection
 
 
+class ReadOnlyError(UserError):
+    """The index can't be written where it is."""
+
+
 def find_location(folder: Path, index: str | Path | None) -> Location:
     """Where a folder's index is kept: in the folder unless another file or an address is named."""
     if index is None:
@@ -52,7 +56,7 @@ def sole_writer(location: Location, wait: bool) -> Iterator[None]:
 
     Raises:
         Timeout: Another process is updating it, and ``wait`` is false.
-        UserError: The folder can't be written to.
+        ReadOnlyError: The folder can't be written to.
     """
     if not isinstance(location, Path):
         yield
@@ -63,7 +67,7 @@ def sole_writer(location: Location, wait: bool) -> Iterator[None]:
     except Timeout:
         raise
     except OSError as error:
-        raise UserError(
+        raise ReadOnlyError(
             f"{location}: can't be written there ({reason(error)}): name a file in another folder with --index"
         ) from error
     try:

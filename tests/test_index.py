@@ -1,5 +1,7 @@
 """The life of an index: what is read again, what is kept, and what survives."""
 
+import contextlib
+import io
 import multiprocessing
 import os
 import random
@@ -14,6 +16,7 @@ from filelock import Timeout
 from PIL import Image
 
 from datamodules.errors import UserError
+from retrieval.cli import main
 from retrieval.index import ImageIndex
 from retrieval.location import INDEX_NAME
 from retrieval.sqlite_store import SQLiteStore
@@ -354,6 +357,15 @@ def _as_nobody(folder, queue):
         queue.put(str(error))
 
 
+def _ask(folder, query, queue):
+    """What `query` says to a user who may not write to the folder."""
+    os.setuid(65534)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["query", str(query), "--database", str(folder), "-k", "50"])
+    queue.put((status, out.getvalue(), err.getvalue()))
+
+
 def _reader(folder, said, found):
     """Another user, who answers how many images the index has as often as he is asked to go on."""
     os.setuid(65534)
@@ -433,3 +445,17 @@ class TestPermissions:
         said.put(False)
         process.join()
         assert process.exitcode == 0
+
+    def test_a_query_goes_on_with_an_index_that_it_may_not_bring_up_to_date(self, public, resnet_weights, tmp_path):
+        resnet_weights.parent.chmod(0o755)
+        assert main(["index", str(public), "--encoder", "resnet18", "--weights", str(resnet_weights)]) == 0
+        draw_photo(0, 30).save(public / "sky" / "new.jpg")
+        (public / "sky" / "gone.jpg").symlink_to("nowhere.jpg")
+        queue = processes.Queue()
+        process = processes.Process(target=_ask, args=(public, public / "sky" / "new.jpg", queue))
+        process.start()
+        status, out, err = queue.get(timeout=60)
+        process.join()
+        assert (status, out.count(".jpg")) == (0, 1 + 12)
+        assert "can't be written there (permission denied)" in err
+        assert "going on with what the index has so far" in err
