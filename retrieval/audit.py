@@ -63,6 +63,8 @@ def audit(
     contents: dict[bytes, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
         contents[record.digest or b""].append(row)
+    for copies in contents.values():  # the first stands for all: one that is on a side, if any is
+        copies.sort(key=lambda row: records[row].path not in (subsets or {}))
     distinct = np.array([rows[0] for rows in contents.values()], np.int64)
     rows, distances = _neighbours(matrix[distinct], advance)
     rows = distinct[rows]

@@ -142,12 +142,12 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
     from retrieval.encoder import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex
 
-    names = ("encoder", "weights", "layer", "preprocessing")
+    names = ("encoder", "weights", "layer", "preprocessing", "device")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if not given and header is not None:
-        encoder = rebuild_encoder(header, options.device)
+    if header is not None and options.encoder is None:
+        encoder = rebuild_encoder(header, **given)
     else:
-        encoder = build_encoder(**given, device=options.device)
+        encoder = build_encoder(**given)
     return ImageIndex.open(folder, encoder, options.index) if team is None else ImageIndex(folder, encoder, location)
 
 
@@ -195,7 +195,7 @@ def _index(options: argparse.Namespace) -> None:
     if options.json:
         _print_json({**vars(update), "index": str(index.location)})
     else:
-        print(f"{index.location}: {_counts(update)}")
+        print(f"{_printable(str(index.location))}: {_counts(update)}")
     if update.errors:
         total = update.encoded + update.known + update.unchanged + len(update.errors)
         broken = "\n  ".join(_printable(error) for error in update.errors)
@@ -208,16 +208,13 @@ def _index(options: argparse.Namespace) -> None:
 def _query(options: argparse.Namespace) -> None:
     if options.explain and options.figure is None:
         raise UserError("--explain draws on the figure: name it with --figure FILE")
+    if options.figure is not None:
+        _check_figure(options.figure)
     queries = [_find_query(name, options.database) for name in options.queries]
     with _open(options, options.database) as index:
         if not options.no_update:
             _bring_up_to_date(index)
         results = index.search_many(queries, options.k, options.include_self, options.label)
-        if options.figure is not None:
-            from retrieval.plots import plot_results
-
-            pairs = list(zip(queries, results, strict=True))
-            _save(plot_results(pairs, index.encoder if options.explain else None), options.figure)
     for query, matches in zip(queries, results, strict=True):
         if options.json:
             for rank, match in enumerate(matches, 1):
@@ -227,6 +224,11 @@ def _query(options: argparse.Namespace) -> None:
             print(f"{_printable(str(query))}:")
             rows = [[f"{match.distance:.4f}", match.label or "", str(match.path)] for match in matches]
             _print_table(["distance", "label", "path"], rows)
+    if options.figure is not None:
+        from retrieval.plots import plot_results
+
+        pairs = list(zip(queries, results, strict=True))
+        _save(plot_results(pairs, index.encoder if options.explain else None), options.figure)
 
 
 def _find_query(name: str, database: Path) -> Path:
@@ -251,6 +253,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if options.recall and (options.queries is not None or options.figure is not None):
         raise UserError("--recall takes its queries from the index and draws nothing: leave --queries and --figure out")
+    if options.figure is not None:
+        _check_figure(options.figure)
     with _open(options, options.folder) as index:
         _bring_up_to_date(index)
         records, matrix = index.store.vectors()
@@ -271,11 +275,9 @@ def _evaluate(options: argparse.Namespace) -> None:
             rankings = rank(records, matrix, *read_queries(folder, classes, index.encoder))
         table = summarise(rankings)
         if options.figure is not None:
-            from retrieval.plots import plot_results
-
             worst = sorted(rankings, key=lambda ranking: ranking.average_precision)[:WORST]
             paths = [folder / ranking.name for ranking in worst]
-            _save(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
+            results = list(zip(paths, index.search_many(paths), strict=True))
     if options.json:
         for name, row in table.items():
             _print_json({"class": name, **row})
@@ -286,6 +288,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             for name, row in table.items()
         ]
         _print_table(["class", *columns], rows)
+    if options.figure is not None:
+        from retrieval.plots import plot_results
+
+        _save(plot_results(results), options.figure)
 
 
 def _audit(options: argparse.Namespace) -> None:
@@ -299,6 +305,7 @@ def _audit(options: argparse.Namespace) -> None:
     from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
 
+    _check_figure(options.figure)
     subsets = None
     if options.split is not None:
         subsets = {name: subset for name, (_, subset) in read_rows(options.split).items()}
@@ -314,13 +321,13 @@ def _audit(options: argparse.Namespace) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(finding) for finding in findings)
-    _save(plot_findings(options.folder, findings), options.figure)
     if options.json:
         for finding in findings:
             _print_json(vars(finding))
     else:
         rows = [{**vars(finding), "distance": f"{finding.distance:.4f}"} for finding in findings]
         _print_table(columns, [[row[column] or "" for column in columns] for row in rows])
+    _save(plot_findings(options.folder, findings), options.figure)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
 
@@ -354,18 +361,33 @@ def _serve(options: argparse.Namespace) -> None:
         page = build_page(shared, recogniser, samples)
         show = is_loopback(options.host) and sys.stdout.isatty()
         address = serve(page, options.host, options.port, users, show)
-        print(f"serving {options.folder} on {address} (Ctrl-C ends it)", flush=True)
+        print(f"serving {_printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 
 
 def _save(figure: "Figure", path: Path) -> None:
     from datamodules.files import written_aside
 
-    kind = path.suffix.lower().lstrip(".") or "png"
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
     with written_aside(path) as file:
-        figure.savefig(file, dpi=120, format=kind)
+        figure.savefig(file, dpi=120, format=_picture_format(path))
+
+
+def _check_figure(path: Path) -> None:
+    """Refuse a place where no picture can stand, before anything is computed for it."""
+    _picture_format(path)
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: no such folder")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file in it")
+
+
+def _picture_format(path: Path) -> str:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind = path.suffix.lower().lstrip(".") or "png"
+    if kind not in FigureCanvasBase.get_supported_filetypes():
+        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
+    return kind
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:

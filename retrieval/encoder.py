@@ -284,19 +284,27 @@ def build_encoder(
     return ClassifierEncoder(encoder, device)
 
 
-def rebuild_encoder(header: Mapping[str, str], device: str | None = None) -> Encoder:
-    """The encoder that made an index, from what its header says of it.
+def rebuild_encoder(
+    header: Mapping[str, str],
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    preprocessing: Literal["weights", "plain"] | None = None,
+    device: str | None = None,
+) -> Encoder:
+    """The encoder that made an index, from what its header says of it and, of a ResNet, what shall be otherwise.
 
     Raises:
-        UserError: Its weights aren't where they were.
+        UserError: Its weights aren't where they were, or it is no ResNet.
     """
     source = header["source"]
+    if header["encoder"] not in RESNETS and (weights, layer, preprocessing) != (None, None, None):
+        raise UserError(f"{source} is a classifier: weights, layer and preprocessing are for a ResNet")
     try:
         if header["encoder"] not in RESNETS:
             return ClassifierEncoder(source, device)
-        preprocessing: Any = header["preprocessing"].partition(" ")[0]
-        weights = None if source == DOWNLOADED else source
-        return ResNetEncoder(header["encoder"], weights, header["layer"], preprocessing, device)
+        before: Any = header["preprocessing"].partition(" ")[0]
+        weights = weights or (None if source == DOWNLOADED else source)
+        return ResNetEncoder(header["encoder"], weights, layer or header["layer"], preprocessing or before, device)
     except UserError as error:
         raise UserError(f"the encoder that made the index can't be had: {error}") from error
 

@@ -171,8 +171,8 @@ class ImageIndex:
             raise UserError(f"{self.folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
         if self._store is not None:
             plan = self._compare(self._store, paths)
-            if not plan.changed and not plan.removed:
-                return plan
+            if not isinstance(self.location, Path) or not (plan.changed or plan.removed):
+                return plan  # there is no lock to wait for, or nothing to do
         try:
             locks.enter_context(sole_writer(self.location, wait))
         except Timeout:

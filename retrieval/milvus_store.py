@@ -176,6 +176,12 @@ class MilvusStore:
             rows = self._query(f'path != "{HEADER}"', list(FIELDS))
         return {record.path: record for record in sorted(map(_record, rows), key=_order)}
 
+    def labels(self) -> list[str]:
+        """The labels of all images, in order."""
+        with self._explained():
+            rows = self._query(f'{IMAGES} and label != ""', ["label"])
+        return sorted({_decoded(row["label"]) for row in rows}, key=os.fsencode)
+
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new. Once it returns, they stay."""
         with self._explained():
@@ -207,7 +213,7 @@ class MilvusStore:
                 self._client.delete(self._collection, ids=keys[start : start + ROWS_AT_ONCE], timeout=SECONDS)
 
     def tidy(self, progress: bool = False) -> None:
-        """Search exactly up to ``exact_up_to`` images, by graphs beyond; searching has to wait while that changes."""
+        """Search exactly up to ``exact_up_to`` images, by graphs beyond; there is no searching while that changes."""
         with self._explained():
             (row,) = self._client.query(
                 self._collection, filter=IMAGES, output_fields=["count(*)"], consistency_level="Strong", timeout=SECONDS

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,10 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, reason
 from datamodules.images import find_images, read_image
 from retrieval.index import ImageIndex, Match, read_query
-from retrieval.plots import overlay
+from retrieval.plots import explain
 from retrieval.recognition import Recogniser
 
 MOST_MATCHES = 20
@@ -114,7 +114,7 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
                 k = gr.Slider(1, MOST_MATCHES, 4, step=1, label="How many", elem_id="k")
                 threshold = gr.Slider(0, 2, 2, step=0.01, label="Largest distance", elem_id="threshold")
                 label = gr.Dropdown([ANY], value=ANY, label="Label", elem_id="label")
-                explain = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
+                explained = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
             status = gr.Textbox(
                 "Choose a query image.", label="Result", interactive=False, elem_id="status", lines=1, max_lines=6
             )
@@ -126,27 +126,33 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
                 elem_classes="matches",
                 **GALLERY,
             )
-    found = gr.State([])  # the path of each image in the gallery, which the client doesn't get to choose
-    settings = [k, label, threshold, explain]
+    # The path of each image in the gallery, and of those that were last searched with: no client gets to choose them.
+    found, asked = gr.State([]), gr.State([])
+    settings = [k, label, threshold, explained]
 
-    def search_one(image: Upload, *options: Any) -> tuple[str, Any, list[str]]:
-        return _show(index, _paths(image), *options)
+    def search(queries: list[Path], *options: Any) -> tuple[str, Any, list[str], list[Path]]:
+        return *_show(index, queries, *options), queries
 
-    def search_either(image: Upload, images: list[Upload] | None, *options: Any) -> tuple[str, Any, list[str]]:
-        return _show(index, _paths(*images or []) or _paths(image), *options)
+    def search_one(image: Upload, *options: Any) -> tuple[str, Any, list[str], list[Path]]:
+        return search(_paths(image), *options)
+
+    def search_several(
+        image: Upload, images: list[Upload] | None, *options: Any
+    ) -> tuple[str, Any, list[str], list[Path]]:
+        return search(_paths(*images or []) or _paths(image), *options)
 
     def search_with_match(chosen: gr.SelectData, paths: list[str]) -> str:
         return _chosen(query, paths, chosen)
 
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
-    outputs = [status, shown, found]
+    outputs = [status, shown, found, asked]
     listen = {**LISTEN, "concurrency_id": "search"}
     query.change(search_one, [query, *settings], outputs, **listen)
-    several.change(search_either, [query, several, *settings], outputs, **listen)
+    several.change(search_several, [query, several, *settings], outputs, **listen)
     gr.on(
-        [k.input, label.input, threshold.input, explain.input],
-        search_either,
-        [query, several, *settings],
+        [k.input, label.input, threshold.input, explained.input],
+        search,
+        [asked, *settings],
         outputs,
         trigger_mode="always_last",  # a slider that is dragged moves many times
         **listen,
@@ -158,7 +164,9 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
             matches = _search(index, _path(image), count, wanted, largest)
         except UserError as error:
             raise gr.Error(_sentence(error), print_exception=False) from error
-        return [{"file": str(_name(index, m)), "distance": m.distance, "label": m.label} for m in matches]
+        return [
+            {"file": _name(index, m), "distance": m.distance, "label": m.label and _sendable(m.label)} for m in matches
+        ]
 
     gr.Button(visible=False).click(
         answer,
@@ -176,7 +184,10 @@ def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData)
     place = chosen.index
     if not isinstance(place, int) or not 0 <= place < len(paths):
         raise gr.Error("That image isn't shown any more: search again.", print_exception=False)
-    return str(save_file_to_cache(paths[place], query.GRADIO_CACHE))
+    try:
+        return str(save_file_to_cache(paths[place], query.GRADIO_CACHE))
+    except OSError as error:
+        raise gr.Error(f"{Path(paths[place]).name}: {reason(error)}", print_exception=False) from error
 
 
 def _search(index: ImageIndex, query: Path, k: float, label: str | None, threshold: float) -> list[Match]:
@@ -189,7 +200,7 @@ def _search(index: ImageIndex, query: Path, k: float, label: str | None, thresho
 
 
 def _show(
-    index: ImageIndex, queries: Sequence[Path], k: int, label: str, threshold: float, explain: bool
+    index: ImageIndex, queries: Sequence[Path], k: int, label: str, threshold: float, explained: bool
 ) -> tuple[str, Any, list[str]]:
     """Text, gallery, and the path of each image in it; several queries are rows that begin with the query."""
     if not queries:
@@ -201,12 +212,11 @@ def _show(
         try:
             matches = _search(index, query, k, label, threshold)
             row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
-            pictures = _explained(index, query, matches) if explain else [_thumbnail(match.path) for match in matches]
-            row += [(picture, _caption(index, match)) for picture, match in zip(pictures, matches, strict=True)]
+            picture = _explainer(index, query) if explained else _thumbnail
         except UserError as error:
             said.append(_sentence(error))
             continue
-        shown += row
+        shown += row + [_shown(match, picture, index) for match in matches]
         paths += [str(query)] * (len(queries) > 1) + [str(match.path) for match in matches]
         if len(queries) > 1:  # the next row begins at the left
             missing = int(k) - len(matches)
@@ -221,20 +231,27 @@ def _show(
     return "\n".join(said), gr.Gallery(shown, columns=columns), paths
 
 
-def _explained(index: ImageIndex, query: Path, matches: Sequence[Match]) -> list[Image.Image]:
-    """Each match with the regions that make it similar to the query."""
+def _explainer(index: ImageIndex, query: Path) -> Callable[[Path], Image.Image]:
+    """What draws images with the regions that make them similar to the query."""
     vector = index.encoder.encode([read_query(query, index.encoder)[0]])[0]
-    pictures = []
-    for match in matches:
-        image = read_image(match.path, channels=3)
-        regions = index.encoder.similarity_map(read_query(match.path, index.encoder)[0], vector)
-        pictures.append(overlay(image, regions, index.encoder.box(*image.size)))
-        pictures[-1].thumbnail((THUMBNAIL, THUMBNAIL))
-    return pictures
+    return lambda path: explain(path, vector, index.encoder, THUMBNAIL)
+
+
+def _shown(match: Match, picture: Callable[[Path], Image.Image], index: ImageIndex) -> tuple[Image.Image, str]:
+    """A match as it is shown, and its caption; it may be gone by now, or lie on another machine."""
+    label = f" · {_sendable(match.label)}" if match.label is not None else ""
+    caption = f"{match.distance:.3f}{label}\n{_name(index, match)}"
+    try:
+        return picture(match.path), caption
+    except UserError:
+        return _blank(), f"{caption}\n(can't be shown)"
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    return _read_thumbnail(path, path.stat().st_mtime_ns if path.exists() else 0)
+    try:
+        return _read_thumbnail(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=256)
@@ -248,18 +265,18 @@ def _blank() -> Image.Image:
     return Image.new("RGB", (4, 4), "white")
 
 
-def _caption(index: ImageIndex, match: Match) -> str:
-    label = f" · {match.label}" if match.label is not None else ""
-    return f"{match.distance:.3f}{label}\n{_name(index, match)}"
-
-
-def _name(index: ImageIndex, match: Match) -> Path:
+def _name(index: ImageIndex, match: Match) -> str:
     """Where a match is, as it may be told to a client: relative to the folder."""
-    return match.path.relative_to(index.folder)
+    return _sendable(str(match.path.relative_to(index.folder)))
+
+
+def _sendable(name: str) -> str:
+    """The name of a file or folder, which need not be UTF-8, as JSON can hold it."""
+    return name.encode(errors="replace").decode()
 
 
 def _labels(index: ImageIndex) -> list[str]:
-    return sorted({record.label for record in index.store.records().values() if record.label is not None})
+    return [label for label in index.store.labels() if label == _sendable(label)]
 
 
 def _path(image: Upload) -> Path:
@@ -282,8 +299,10 @@ def _paths(*images: Upload) -> list[Path]:
 
 
 def _sentence(error: UserError) -> str:
-    """An error without the folder that uploads are stored in."""
-    return re.sub(r"\S*/([^/\s]+: )", r"\1", str(error))[:MOST_CHARACTERS]
+    """An error without the folders of this machine: the one that uploads are stored in, and others."""
+    uploads = re.escape(str(Path(get_upload_folder()).resolve()))
+    text = re.sub(rf"{uploads}/[^/]+/", "", _sendable(str(error)))  # whose names may have blanks
+    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MOST_CHARACTERS]
 
 
 def _recognise_tab(recogniser: Recogniser) -> None:

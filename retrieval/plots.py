@@ -14,6 +14,7 @@ from datamodules.images import read_image
 from retrieval.audit import Finding
 from retrieval.encoder import Box, Encoder
 from retrieval.index import Match, Query, read_query
+from retrieval.search import Vectors
 
 COLUMNS = 7  # more images in a row can't be told apart on a page
 SIDE = 480  # pixels that an image is drawn with at most
@@ -51,13 +52,13 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
             vector = encoder.encode([read_query(query, encoder)[0]])[0]
         for number, match in enumerate(matches, 1):
             axes = figure.add_subplot(*shape, first + number + 1)
-            label = f"\n{match.label}" if match.label is not None else ""
+            label = f"\n{_short(match.label)}" if match.label is not None else ""
             text = f"{match.distance:.3f}{label}\n{_short(match.path.name)}"
-            image = read_image(match.path, channels=3)
             if encoder is not None and vector is not None:
-                pixels, _ = read_query(match.path, encoder)
-                image = overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
-            _show(axes, _thumbnail(image), f"Similar Image {number}", text)
+                image = explain(match.path, vector, encoder, SIDE)
+            else:
+                image = _thumbnail(match.path)
+            _show(axes, image, f"Similar Image {number}", text)
     return figure
 
 
@@ -67,6 +68,24 @@ def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
     axes.set_xlabel(text, fontsize=8, parse_math=False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def explain(path: Path, vector: Vectors, encoder: Encoder, side: int) -> Image.Image:
+    """An image, made small, with the regions that make it similar to a query.
+
+    Args:
+        path: Where it is.
+        vector: (D,), float32, of the query.
+        encoder: What made the vector.
+        side: Pixels that it gets at most.
+
+    Raises:
+        UserError: It can't be read.
+    """
+    image = read_image(path, channels=3)
+    pixels, _ = read_query(image, encoder)
+    image.thumbnail((side, side))
+    return overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
 
 
 def overlay(image: Image.Image, regions: npt.NDArray[np.float32], box: Box) -> Image.Image:
@@ -95,7 +114,7 @@ def _thumbnail(query: Query) -> Image.Image:
 
 
 def _short(name: str, length: int = 24) -> str:
-    """A file's name on one line, printable whatever is in it."""
+    """A file's or class's name on one line, printable whatever is in it."""
     printable = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
     return printable if len(printable) <= length else "…" + printable[1 - length :]
 
@@ -119,7 +138,7 @@ def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> 
         for side, (path, label) in enumerate(((finding.path, finding.label), (finding.other, finding.other_label))):
             axes = figure.add_subplot(rows, 2 * across, 2 * place + side + 1)
             title = finding.kind if side == 0 else f"{finding.distance:.3f}"
-            _show(axes, _thumbnail(folder / path), title, f"{label or ''}\n{_short(Path(path).name)}")
+            _show(axes, _thumbnail(folder / path), title, f"{_short(label or '')}\n{_short(Path(path).name)}")
     counts = ", ".join(f"{len(group)} {kind}" for kind, group in kinds.items())
     figure.suptitle(f"{counts or 'nothing'} found")
     return figure

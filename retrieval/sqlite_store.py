@@ -162,6 +162,16 @@ class SQLiteStore:
         with self._explained(), self._transaction():
             return {record.path: record for record in self._records()}
 
+    def labels(self) -> list[str]:
+        """The labels of all images, in order."""
+        with self._explained(), self._transaction():
+            return [
+                label
+                for (label,) in self._connection.execute(
+                    "SELECT DISTINCT label FROM images WHERE label IS NOT NULL AND digest IS NOT NULL ORDER BY label"
+                )
+            ]
+
     def _records(self) -> Iterator[Record]:
         rows = self._connection.execute(
             "SELECT path, size, mtime_ns, digest, label, ifnull(width, 0), ifnull(height, 0), error "

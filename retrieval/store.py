@@ -70,6 +70,9 @@ class Store(Protocol):
     def records(self) -> dict[str, Record]:
         """All records by path."""
 
+    def labels(self) -> list[str]:
+        """The labels of all images, in order."""
+
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay.
 

@@ -90,3 +90,14 @@ def test_small_collections_can_be_audited():
 def test_the_threshold_lies_below_the_neighbours_distances():
     distances = np.exp(np.random.default_rng(0).normal(-1, 0.3, 10_000)).astype(np.float32)
     assert (distances < near_duplicate_threshold(distances)).mean() < 0.001
+
+
+def test_a_copy_on_no_side_of_a_split_hides_no_leak():
+    records = records_of("a", "b", "c", "d", contents=(0, 0, 0, 1))
+    subsets = {"b1.png": "train", "c2.png": "val", "d3.png": "val"}
+    findings, _ = audit(records, on_a_circle(0, 0, 0, 1), subsets, threshold=0.1)
+    assert [(found.kind, found.path, found.other) for found in findings] == [
+        ("leak", "b1.png", "c2.png"),
+        ("leak", "b1.png", "d3.png"),
+        ("duplicate", "b1.png", "a0.png"),
+    ]

@@ -125,6 +125,24 @@ def test_the_figure_shows_query_and_matches(indexed, capsys, k):
     assert len(figure.convert("RGB").getcolors(2**24)) > 1000
 
 
+def test_what_is_found_is_printed_also_if_it_cannot_be_drawn(indexed, capsys):
+    (indexed / "photos" / "sky" / "0.jpg").unlink()
+    args = ["query", "sky_30.jpg", "--database", "photos", "-k", "12", "--no-update"]
+    assert main([*args, "--figure", "matches.png"]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2 + 12
+    assert captured.err == "error: photos/sky/0.jpg: no such file or directory\n"
+    assert not list(indexed.glob("*matches*"))
+
+
+def test_what_is_not_said_of_the_encoder_is_as_the_index_was_made(indexed, resnet_weights, capsys):
+    moved = shutil.copy(resnet_weights, indexed / "moved.pth")
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "photos", "--weights", str(moved))
+    assert out == run(capsys, "query", "sky_30.jpg", "--database", "photos")[0]
+    err = failure(capsys, "query", "sky_30.jpg", "--database", "photos", "--layer", "layer3")
+    assert "was made with layer layer2, not layer3" in err
+
+
 def test_evaluate_scores_by_class(indexed, capsys):
     out, _ = run(capsys, "evaluate", "photos", "--figure", "worst.png")
     header, *lines = [line.split() for line in out.splitlines()]
@@ -202,7 +220,10 @@ def failure_after_work(capsys, *args):
         (["query", "sky_30.jpg", "--database", "photos", "-k", "0"], "k must be at least 1, got 0"),
         (["query", "sky_30.jpg", "--database", "photos", "--explain"], "name it with --figure FILE"),
         (["query", "sky_30.jpg", "--database", "photos", "--figure", "x.abc"], "x.abc: no picture format"),
-        (["query", "sky_30.jpg", "--database", "photos", "--figure", "no/x.png"], "no such file or directory"),
+        (["query", "sky_30.jpg", "--database", "photos", "--figure", "no/x.png"], "no/x.png: no such folder"),
+        (["query", "sky_30.jpg", "--database", "photos", "--figure", "empty"], "empty: a folder; name a file in it"),
+        (["evaluate", "photos", "--figure", "x.abc"], "x.abc: no picture format"),
+        (["audit", "photos", "--figure", "x.abc"], "x.abc: no picture format"),
         (["query", "sky_30.jpg", "--database", "photos", "--layer", "layer3"], "was made with encoder resnet18"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "resnet7"], "unknown encoder resnet7"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "text.jpg"], "text.jpg: not written by torch"),
@@ -296,3 +317,15 @@ def test_real_photographs_find_their_class(shared, tmp_path, monkeypatch, capsys
     assert rows_of(out)[-1]["mAP"] >= 0.72
     out, _ = run(capsys, "evaluate", "photos", "--queries", str(shared / "data" / "photos" / "query_images"), "--json")
     assert rows_of(out)[-1]["precision@4"] >= 0.8
+
+
+def test_folders_and_weights_may_have_names_that_are_not_utf_8(photos, resnet_weights, tmp_path, capsys):
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    photos.rename(odd / "photos")
+    shutil.copy(resnet_weights, odd / "own.pth")
+    options = ["--encoder", "resnet18", "--weights", str(odd / "own.pth")]
+    out, _ = run(capsys, "index", str(odd / "photos"), *options)
+    assert out.startswith(f"{tmp_path}/caf\\udce9/photos/.digitdoodle.sqlite: 12 encoded")
+    out, _ = run(capsys, "query", str(odd / "photos" / "sky" / "0.jpg"), "--database", str(odd / "photos"))
+    assert len(out.splitlines()) == 2 + 4

@@ -90,6 +90,7 @@ def test_search_can_be_limited_to_a_label(store):
     store.add([record(4, "ü/4.png", "ü")], {bytes([4] * 16): VECTORS[4]})
     assert paths(store.search(VECTORS[:1], 5, [None], label="ü")[0]) == ["ü/4.png"]
     assert store.search(VECTORS[:1], 5, [None], label="none") == [[]]
+    assert store.labels() == ["a", "ü"]
 
 
 def test_a_record_takes_the_place_of_the_earlier_one(store):
