@@ -34,8 +34,9 @@ def natural_sorted(names: Iterable[str]) -> list[str]:
 def find_images(folder: Path) -> list[Path]:
     """List the image files below a folder, in natural order of their paths.
 
-    Subfolders are searched; hidden files and folders (``.ipynb_checkpoints``) and files that don't have one of
-    ``EXTENSIONS`` are left out. A symbolic link to a folder is not followed, so that a loop of links ends.
+    Subfolders are searched; hidden files and folders (``.ipynb_checkpoints``), a disk's ``lost+found`` and files that
+    don't have one of ``EXTENSIONS`` are left out. A symbolic link to a folder is not followed, so that a loop of links
+    ends.
 
     Raises:
         UserError: A folder can't be listed: its images would seem to be gone.
@@ -47,7 +48,7 @@ def find_images(folder: Path) -> list[Path]:
 
     found: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
                 found.append((Path(parent) / name).relative_to(folder).as_posix())

@@ -273,12 +273,17 @@ def _evaluate(options: argparse.Namespace) -> None:
             classes = {record.label for record in records if record.label is not None}
             folder = options.queries
             rankings = rank(records, matrix, *read_queries(folder, classes, index.encoder))
-        table = summarise(rankings)
+        _print_scores(summarise(rankings), options.json)
         if options.figure is not None:
+            from retrieval.plots import plot_results
+
             worst = sorted(rankings, key=lambda ranking: ranking.average_precision)[:WORST]
             paths = [folder / ranking.name for ranking in worst]
-            results = list(zip(paths, index.search_many(paths), strict=True))
-    if options.json:
+            _save(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
+
+
+def _print_scores(table: "Mapping[str, Mapping[str, float]]", as_json: bool) -> None:
+    if as_json:
         for name, row in table.items():
             _print_json({"class": name, **row})
     else:
@@ -288,10 +293,6 @@ def _evaluate(options: argparse.Namespace) -> None:
             for name, row in table.items()
         ]
         _print_table(["class", *columns], rows)
-    if options.figure is not None:
-        from retrieval.plots import plot_results
-
-        _save(plot_results(results), options.figure)
 
 
 def _audit(options: argparse.Namespace) -> None:
@@ -305,6 +306,7 @@ def _audit(options: argparse.Namespace) -> None:
     from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
 
+    _check_place(options.output)
     _check_figure(options.figure)
     subsets = None
     if options.split is not None:
@@ -375,6 +377,10 @@ def _save(figure: "Figure", path: Path) -> None:
 def _check_figure(path: Path) -> None:
     """Refuse a place where no picture can stand, before anything is computed for it."""
     _picture_format(path)
+    _check_place(path)
+
+
+def _check_place(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{path}: no such folder")
     if path.is_dir():

@@ -157,6 +157,7 @@ class ResNetEncoder(Encoder):
         state = _download(trained) if weights is None else read_weights(Path(weights))
         with torch.device("meta"):  # nothing is drawn for weights that are replaced at once
             network = get_model(name, weights=None).eval()
+        state = {key: part.float() if part.is_floating_point() else part for key, part in state.items()}
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as error:
@@ -297,7 +298,8 @@ def rebuild_encoder(
         UserError: Its weights aren't where they were, or it is no ResNet.
     """
     source = header["source"]
-    if header["encoder"] not in RESNETS and (weights, layer, preprocessing) != (None, None, None):
+    given = (weights, layer, preprocessing) != (None, None, None)
+    if header["encoder"] not in RESNETS and given:
         raise UserError(f"{source} is a classifier: weights, layer and preprocessing are for a ResNet")
     try:
         if header["encoder"] not in RESNETS:
@@ -306,6 +308,8 @@ def rebuild_encoder(
         weights = weights or (None if source == DOWNLOADED else source)
         return ResNetEncoder(header["encoder"], weights, layer or header["layer"], preprocessing or before, device)
     except UserError as error:
+        if given:
+            raise
         raise UserError(f"the encoder that made the index can't be had: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """Where an index is kept: in a file, or in a collection of Milvus."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def sole_writer(location: Location, wait: bool) -> Iterator[None]:
 
     Raises:
         Timeout: Another process is updating it, and ``wait`` is false.
-        ReadOnlyError: The folder can't be written to.
+        ReadOnlyError: The folder or the file can't be written to.
     """
     if not isinstance(location, Path):
         yield
@@ -71,6 +72,8 @@ def sole_writer(location: Location, wait: bool) -> Iterator[None]:
             f"{location}: can't be written there ({reason(error)}): name a file in another folder with --index"
         ) from error
     try:
+        if location.exists() and not os.access(location, os.W_OK):
+            raise ReadOnlyError(f"{location}: can't be written there: name a file in another folder with --index")
         yield
     finally:
         lock.release()

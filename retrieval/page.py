@@ -15,12 +15,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
 import gradio as gr
 import numpy as np
 import numpy.typing as npt
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from datamodules.errors import UserError, reason
-from datamodules.images import find_images, read_image
+from datamodules.images import ImageError, find_images, read_bytes, read_image
 from retrieval.index import ImageIndex, Match, read_query
 from retrieval.plots import explain
 from retrieval.recognition import Recogniser
@@ -130,29 +130,25 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     found, asked = gr.State([]), gr.State([])
     settings = [k, label, threshold, explained]
 
-    def search(queries: list[Path], *options: Any) -> tuple[str, Any, list[str], list[Path]]:
-        return *_show(index, queries, *options), queries
+    def ask_several(image: Upload, images: list[Upload] | None) -> list[Path]:
+        return _paths(*images or []) or _paths(image)
 
-    def search_one(image: Upload, *options: Any) -> tuple[str, Any, list[str], list[Path]]:
-        return search(_paths(image), *options)
-
-    def search_several(
-        image: Upload, images: list[Upload] | None, *options: Any
-    ) -> tuple[str, Any, list[str], list[Path]]:
-        return search(_paths(*images or []) or _paths(image), *options)
+    def search(queries: list[Path], *options: Any) -> tuple[str, Any, list[str]]:
+        return _show(index, queries, *options)
 
     def search_with_match(chosen: gr.SelectData, paths: list[str]) -> str:
         return _chosen(query, paths, chosen)
 
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
-    outputs = [status, shown, found, asked]
+    what, outputs = [asked, *settings], [status, shown, found]
     listen = {**LISTEN, "concurrency_id": "search"}
-    query.change(search_one, [query, *settings], outputs, **listen)
-    several.change(search_several, [query, several, *settings], outputs, **listen)
+    # Noted before it is searched with: a setting that is changed meanwhile is for this one as well.
+    query.change(_paths, query, asked, **LISTEN).success(search, what, outputs, **listen)
+    several.change(ask_several, [query, several], asked, **LISTEN).success(search, what, outputs, **listen)
     gr.on(
         [k.input, label.input, threshold.input, explained.input],
         search,
-        [asked, *settings],
+        what,
         outputs,
         trigger_mode="always_last",  # a slider that is dragged moves many times
         **listen,
@@ -163,7 +159,7 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
         try:
             matches = _search(index, _path(image), count, wanted, largest)
         except UserError as error:
-            raise gr.Error(_sentence(error), print_exception=False) from error
+            raise gr.Error(_sentence(error, index), print_exception=False) from error
         return [
             {"file": _name(index, m), "distance": m.distance, "label": m.label and _sendable(m.label)} for m in matches
         ]
@@ -184,10 +180,11 @@ def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData)
     place = chosen.index
     if not isinstance(place, int) or not 0 <= place < len(paths):
         raise gr.Error("That image isn't shown any more: search again.", print_exception=False)
+    path = Path(paths[place])
     try:
-        return str(save_file_to_cache(paths[place], query.GRADIO_CACHE))
-    except OSError as error:
-        raise gr.Error(f"{Path(paths[place]).name}: {reason(error)}", print_exception=False) from error
+        return str(save_bytes_to_cache(read_bytes(path), _sendable(path.name), query.GRADIO_CACHE))
+    except ImageError as error:
+        raise gr.Error(_sendable(str(error).removeprefix(f"{path.parent}{os.sep}")), print_exception=False) from error
 
 
 def _search(index: ImageIndex, query: Path, k: float, label: str | None, threshold: float) -> list[Match]:
@@ -213,10 +210,11 @@ def _show(
             matches = _search(index, query, k, label, threshold)
             row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
             picture = _explainer(index, query) if explained else _thumbnail
+            row += [_shown(match, picture, index) for match in matches]
         except UserError as error:
-            said.append(_sentence(error))
+            said.append(_sentence(error, index))
             continue
-        shown += row + [_shown(match, picture, index) for match in matches]
+        shown += row
         paths += [str(query)] * (len(queries) > 1) + [str(match.path) for match in matches]
         if len(queries) > 1:  # the next row begins at the left
             missing = int(k) - len(matches)
@@ -243,7 +241,7 @@ def _shown(match: Match, picture: Callable[[Path], Image.Image], index: ImageInd
     caption = f"{match.distance:.3f}{label}\n{_name(index, match)}"
     try:
         return picture(match.path), caption
-    except UserError:
+    except ImageError:
         return _blank(), f"{caption}\n(can't be shown)"
 
 
@@ -251,7 +249,7 @@ def _thumbnail(path: Path) -> Image.Image:
     try:
         return _read_thumbnail(path, path.stat().st_mtime_ns)
     except OSError as error:
-        raise UserError(f"{path}: {reason(error)}") from error
+        raise ImageError(f"{path}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=256)
@@ -276,7 +274,9 @@ def _sendable(name: str) -> str:
 
 
 def _labels(index: ImageIndex) -> list[str]:
-    return [label for label in index.store.labels() if label == _sendable(label)]
+    with suppress(UserError):  # which a search says
+        return [label for label in index.store.labels() if label == _sendable(label)]
+    return []
 
 
 def _path(image: Upload) -> Path:
@@ -298,10 +298,14 @@ def _paths(*images: Upload) -> list[Path]:
     return [_path(image) for image in images if image is not None]
 
 
-def _sentence(error: UserError) -> str:
+def _sentence(error: UserError, index: ImageIndex | None = None) -> str:
     """An error without the folders of this machine: the one that uploads are stored in, and others."""
     uploads = re.escape(str(Path(get_upload_folder()).resolve()))
-    text = re.sub(rf"{uploads}/[^/]+/", "", _sendable(str(error)))  # whose names may have blanks
+    text = re.sub(rf"{uploads}/[^/]+/", "", str(error))  # whose names may have blanks
+    if index is not None:
+        for folder in (index.folder, Path(index.location).parent):
+            text = text.replace(f"{folder}{os.sep}", "")
+    text = _sendable(text)
     return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MOST_CHARACTERS]
 
 
@@ -388,8 +392,11 @@ def _enlarged(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 def find_samples(folder: Path, limit: int = SAMPLES) -> list[Path]:
     """Query images to choose from: the first of a folder that can be read; none if there is no such folder."""
+    paths: list[Path] = []
+    with suppress(UserError):
+        paths = find_images(folder)
     found: list[Path] = []
-    for path in find_images(folder) if folder.is_dir() else []:
+    for path in paths:
         with suppress(UserError):
             _thumbnail(path)
             found.append(path)

@@ -71,8 +71,8 @@ class SQLiteStore:
     def _connect(self) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
         """A connection and, where it takes the file for one that nobody changes, the state that it was in.
 
-        That is so in a folder that can't be written to, unless the owner keeps a write-ahead log there at the moment:
-        SQLite can't make one to read from (https://sqlite.org/wal.html#read_only_databases).
+        That is so where it can't be written to, unless its owner keeps a write-ahead log beside it at the moment:
+        SQLite can't make one to read from, or leaves one that the owner can't use (https://sqlite.org/wal.html).
         """
 
         def connect(mode: str) -> sqlite3.Connection:
@@ -81,20 +81,25 @@ class SQLiteStore:
             connection.text_factory = os.fsdecode  # file names need not be UTF-8
             return connection
 
-        if os.access(self.path.parent, os.W_OK):
+        if os.access(self.path.parent, os.W_OK) and os.access(self.path, os.W_OK):
             return connect("rw"), None
         state = self._state()
+        if not state[-1]:
+            return connect("ro&immutable=1"), state
         connection = connect("ro")
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError:  # the log was nobody's any more
             connection.close()
             return connect("ro&immutable=1"), state
         return connection, None
 
     def _state(self) -> tuple[int, ...]:
         """By which one sees that the owner has changed the file, or is about to."""
-        status, log = self.path.stat(), self.path.with_name(f"{self.path.name}-wal")
+        try:
+            status, log = self.path.stat(), self.path.with_name(f"{self.path.name}-wal")
+        except FileNotFoundError as error:
+            raise MissingIndexError(f"{self.path}: the index has been removed") from error
         return status.st_ino, status.st_size, status.st_mtime_ns, log.exists()
 
     def _open(self) -> None:
@@ -135,6 +140,10 @@ class SQLiteStore:
             if self._taken_as is not None and self._taken_as != self._state():
                 before, (self._connection, self._taken_as) = self._connection, self._connect()
                 before.close()
+                header = self._header
+                self._open()
+                if self._header != header:
+                    raise UserError(f"{self.path}: made anew by another encoder: start again")
             self._connection.execute(f"BEGIN {kind}")
             try:
                 yield

@@ -23,6 +23,14 @@ def encoder(resnet_weights):
     return ResNetEncoder("resnet18", resnet_weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_taken(encoder, network, tmp_path, dtype):
+    torch.save({name: part.to(dtype) for name, part in network.state_dict().items()}, tmp_path / "half.pth")
+    images = [encoder.prepare(draw_photo(0, 0))]
+    vectors = ResNetEncoder("resnet18", tmp_path / "half.pth").encode(images)
+    np.testing.assert_allclose(vectors, encoder.encode(images), atol=0.02)
+
+
 @pytest.mark.parametrize("size", [(320, 240), (240, 320), (224, 224), (500, 61), (90, 130), (1, 7)])
 def test_the_preprocessing_is_that_of_the_weights(encoder, size):
     image = draw_photo(1, 1, size)

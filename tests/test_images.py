@@ -137,6 +137,7 @@ def test_images_are_found_in_natural_order_without_hidden_files(tmp_path):
         ".hidden.png",
         ".ipynb_checkpoints/1.png",
         "notes.txt",
+        "lost+found/4.png",
     ]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -366,12 +366,31 @@ def _ask(folder, query, queue):
     queue.put((status, out.getvalue(), err.getvalue()))
 
 
-def _reader(folder, said, found):
-    """Another user, who answers how many images the index has as often as he is asked to go on."""
+def _answer(folder, said, found):
     os.setuid(65534)
     with open_index(folder) as index:
         while said.get(timeout=60):
-            found.put(len(index.search(draw_photo(0, 0), k=50)))
+            try:
+                found.put(len(index.search(draw_photo(0, 0), k=50)))
+            except UserError as error:
+                found.put(str(error))
+
+
+@contextlib.contextmanager
+def reader(folder):
+    """Another user, who keeps the index open and can be asked how many images he finds."""
+    said, found = processes.Queue(), processes.Queue()
+    process = processes.Process(target=_answer, args=(folder, said, found))
+    process.start()
+
+    def count():
+        said.put(True)
+        return found.get(timeout=60)
+
+    yield count
+    said.put(False)
+    process.join()
+    assert process.exitcode == 0
 
 
 def as_nobody(folder):
@@ -422,29 +441,38 @@ class TestPermissions:
 
     def test_a_reader_who_may_not_write_sees_what_the_owner_writes(self, public):
         updated(public)
-        said, found = processes.Queue(), processes.Queue()
-        process = processes.Process(target=_reader, args=(public, said, found))
-        process.start()
-
-        def count():
-            said.put(True)
-            return found.get(timeout=60)
-
-        assert count() == 12
-        draw_photo(0, 30).save(public / "sky" / "new.jpg")
-        with open_index(public) as owner:
-            owner.update()
-            assert count() == 13  # what is in the write-ahead log as yet
-            draw_photo(0, 31).save(public / "sky" / "newer.jpg")
-            owner.update()
+        with reader(public) as count:
+            assert count() == 12
+            draw_photo(0, 30).save(public / "sky" / "new.jpg")
+            with open_index(public) as owner:
+                owner.update()
+                assert count() == 13  # what is in the write-ahead log as yet
+                draw_photo(0, 31).save(public / "sky" / "newer.jpg")
+                owner.update()
+                assert count() == 14
             assert count() == 14
-        assert count() == 14
-        (public / "sky" / "new.jpg").unlink()
+            (public / "sky" / "new.jpg").unlink()
+            updated(public)
+            assert count() == 13
+
+    def test_a_reader_who_may_not_write_is_told_when_the_index_is_another(self, public):
         updated(public)
-        assert count() == 13
-        said.put(False)
-        process.join()
-        assert process.exitcode == 0
+        with reader(public) as count:
+            assert count() == 12
+            (public / INDEX_NAME).rename(public / "aside")
+            assert count() == f"{public / INDEX_NAME}: the index has been removed"
+            with open_index(public, name="another") as anew:
+                anew.update()
+            assert count() == f"{public / INDEX_NAME}: made anew by another encoder: start again"
+
+    def test_a_file_that_may_not_be_written_in_a_folder_that_may(self, public):
+        updated(public)
+        public.chmod(0o777)
+        (public / f"{INDEX_NAME}.lock").unlink()
+        draw_photo(0, 9).save(public / "new.png")
+        assert "can't be written there: name a file in another folder with --index" in as_nobody(public)
+        (public / f"{INDEX_NAME}.lock").unlink()
+        assert updated(public) == (1, 0, 12, 0)
 
     def test_a_query_goes_on_with_an_index_that_it_may_not_bring_up_to_date(self, public, resnet_weights, tmp_path):
         resnet_weights.parent.chmod(0o755)
