@@ -71,7 +71,6 @@ def _augmentation(folder: Path, scratch: Path, options: Options) -> Measurement:
     data = _loaded(folder, scratch)
     batch = next(iter(data.train_dataloader()))
     augmentation = Augmentation()
-    parameters = augmentation.draw(0, 0, len(batch.images))
 
     def rate(work: Any) -> float:
         return len(batch.images) / seconds_of(work, 3 if options.smoke else 20)
@@ -85,7 +84,7 @@ def _augmentation(folder: Path, scratch: Path, options: Options) -> Measurement:
         ]
     )
     contestants = {
-        "ours": lambda: rate(lambda: augmentation(batch.images, parameters)),
+        "ours": lambda: rate(lambda: augmentation(batch.images, augmentation.draw(0, 0, len(batch.images)))),
         "torchvision, image by image": lambda: rate(lambda: torch.stack([by_image(image) for image in batch.images])),
     }
     if has("kornia"):

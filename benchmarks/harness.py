@@ -141,11 +141,11 @@ def run_process(args: list[str], threads: int) -> Finished:
     return Finished(took["seconds"], took["peak_mb"], rows)
 
 
-def has(package: str) -> bool:
-    """Whether a contestant is installed; says so if not."""
+def has(package: str, group: str = "bench") -> bool:
+    """Whether a contestant is installed; says so, and in which group of dependencies it is, if not."""
     found = find_spec(package) is not None
     if not found:
-        say(f"{package} is not installed (uv sync --group bench); left out")
+        say(f"{package} is not installed (uv sync --inexact --group {group}); left out")
     return found
 
 

@@ -24,7 +24,7 @@ HEADER = {"encoder": "none", "weights": "none", "layer": "none", "preprocessing"
 
 def run(options: Options) -> list[Measurement]:
     """Writing, searching one by one and in blocks, and how much of the exact answer is found."""
-    if not has("milvus") or not has("pymilvus"):
+    if not has("milvus", "server") or not has("pymilvus", "server"):
         return []
     from tests.milvus_server import running_server
 

@@ -25,7 +25,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 def run(options: Options) -> list[Measurement]:
     """Queries by HTTP, as ``curl`` makes them, against the encoder's own rate on batches."""
-    if not has("gradio"):
+    if not has("gradio", "browser"):
         return []
     import torch
 
@@ -150,7 +150,7 @@ def _resident_mb(pid: int) -> float:
 def _paint(address: str, options: Options) -> list[Measurement]:
     """Seconds from asking for the page to the first paint, as the browser has it."""
     found = next((path for path in map(shutil.which, CHROMIUM) if path), None)
-    if found is None or not has("playwright"):
+    if found is None or not has("playwright", "browser"):
         return []
     from playwright.sync_api import sync_playwright
 

@@ -19,7 +19,7 @@ from lightning_modules.reference_cnn import ReferenceCNN
 
 CLOCK = "benchmarks.clock.Clock"
 PEERS = {"plain Lightning": "plain_lightning", "Keras": "keras_reference"}
-GOALS = (910 / 931, 925 / 931)  # the two results of the reference, in validation accuracy
+GOALS = (0.97744, 0.993555)  # the reference's two results, 910 and 925 of 931, as a float32 doesn't fall short of
 MNIST_GOALS = {0.99: (1, 16), 0.995: (4, 24)}  # test accuracy: epochs and width that get there soon
 MNIST_QUICK = ["--data.batch_size", "128", "--data.augmentation.elastic", "0"]
 PATIENCE = 10  # times our time to the goal: how long the others have for it
@@ -110,6 +110,7 @@ def bare_epoch(model: Classifier, images: int, options: Options) -> float:
             model(pixels)
 
     repeats = 1 if options.smoke else 3
+    model.train()  # or else a frozen backbone would compute its batch statistics
     seconds_of_training = seconds_of(step, repeats) * 0.8 * images / batch
     model.eval()
     return seconds_of_training + seconds_of(look, repeats) * 0.2 * images / batch
