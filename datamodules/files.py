@@ -5,12 +5,19 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from datamodules.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
 def written_aside(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """Open a file beside the path, which takes its place when the block ends well and is removed otherwise.
+
+    What a link points to is replaced, not the link. A device or a pipe can't be replaced and is written to.
 
     Args:
         path: Where the file shall stand; what stands there meanwhile stays as it is.
@@ -20,12 +27,42 @@ def written_aside(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
     Raises:
         OSError: It can't be written: no permission, no room.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if path.exists() and not path.is_file():
+        with path.open(mode, **options) as file:
+            yield file
+        return
+    place = path.resolve()
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
         with aside.open(mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        aside.replace(place)
+    except OSError as error:
+        if error.filename != str(aside):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has taken its place, or was never made
+            aside.unlink()
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Draw a figure into a file, in the format that its name ends in; PNG if it ends in none.
+
+    Raises:
+        UserError: The name ends in something else.
+        OSError: It can't be written.
+    """
+    kind = path.suffix.lower().lstrip(".") or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
+    with written_aside(path) as file:
+        figure.savefig(file, dpi=120, format=kind)
+
+
+def short_name(name: str, length: int = 24) -> str:
+    """A name on one line, printable whatever is in it: its end, if it has more than so many signs."""
+    printable = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    return printable if len(printable) <= length else "…" + printable[1 - length :]

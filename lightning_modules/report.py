@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import ImageDataModule
+from datamodules.files import save_figure, written_aside
 from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
@@ -69,7 +70,7 @@ class RunReport(Callback):
         assert data.train_set is not None
         shown = data.train_set.__getitems__(range(min(24, len(data.train_set))))
         augmented = data.augment(shown, epoch=0)
-        plot_augmentation(shown.images, augmented.images).savefig(self.folder / "augmentation.png", dpi=120)
+        save_figure(plot_augmentation(shown.images, augmented.images), self.folder / "augmentation.png")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -111,15 +112,16 @@ class RunReport(Callback):
             "checkpoint": str(best),
             "versions": versions(),
         }
+        # Before the pictures: none of them is worth the result.
+        with written_aside(self.folder / "summary.json", "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.summary, indent=2) + "\n")
         figures = {
-            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"]),
+            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),
             "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
             "mistakes": plot_mistakes(data.val_set, predictions, model.class_names),
         }
         for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=120)
-        text = json.dumps(self.summary, indent=2, ensure_ascii=False)
-        (self.folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+            save_figure(figure, self.folder / f"{name}.png")
 
 
 def summarise(

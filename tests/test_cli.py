@@ -2,7 +2,9 @@ import csv
 import importlib
 import inspect
 import json
+import os
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -223,6 +225,20 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
 
 
+def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys):
+    odd = os.fsdecode(b"caf\xe9 $x_$ \n")
+    shutil.move("digits/1_digits", f"digits/{odd}")
+    for path in list(Path("digits").glob("*/*.png")):
+        path.rename(path.with_name(f"{odd}{path.name}"))
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--model.learning_rate", "1e-9")
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["val_accuracy_per_class"]) == ["0_digits", "2_digits", odd]
+    assert summary["val_mistakes"] > 0
+    for name in ("confusion_matrix.png", "mistakes.png"):
+        assert (folder / name).stat().st_size > 0
+
+
 def test_a_one_cycle_schedule_cannot_be_stretched(trained, capsys):
     last = str(trained / "checkpoints" / "last.ckpt")
     message = fail(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "5")
@@ -436,6 +452,18 @@ def test_unreadable_images_end_prediction_before_anything_is_written(trained, ca
 def test_an_output_that_cannot_be_written_is_a_clear_error(trained, capsys):
     args = ("--images", "digits/0_digits", "--output", "no/such/folder/out.csv")
     assert "no/such/folder/out.csv: no such file" in fail(capsys, "predict", "--ckpt_path", best(trained), *args)
+
+
+def test_an_output_that_is_a_link_or_no_file_stays_what_it_is(trained, capsys):
+    Path("link.csv").symlink_to("linked.csv")
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits", "--output", "link.csv")
+    assert Path("link.csv").is_symlink()
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits", "--output", "pipe")
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+    assert os.read(reader, 2**16) == Path("linked.csv").read_bytes()
+    os.close(reader)
 
 
 @pytest.mark.parametrize(
