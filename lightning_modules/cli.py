@@ -165,8 +165,6 @@ class DigitDoodleCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
-        if self.subcommand == "predict":
-            kwargs["use_distributed_sampler"] = True  # files are shared out by Lightning
         if self.subcommand != "fit" or config["fast_dev_run"]:
             # A logger would leave an empty run folder behind.
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)

@@ -193,6 +193,17 @@ def test_predict_agrees_with_validation_on_the_same_files(trained, capsys):
             assert float(row["probability"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
+def test_predict_writes_nothing_of_images_that_it_never_saw(trained, capsys):
+    images = ["--images", *["digits/0_digits/0.png"] * 257]  # a batch and one more
+    for batches, count in (("1", 256), ("0", 0)):
+        limit = ["--trainer.limit_predict_batches", batches]
+        assert f"{count} images" in run(capsys, "predict", "--ckpt_path", best(trained), *images, *limit)
+        with Path("predictions.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == count
+        assert all(float(row["probability"]) > 0 for row in rows)
+
+
 def test_predict_needs_only_the_checkpoint_not_the_training_data(trained, capsys, workplace):
     shutil.move("digits/1_digits", "elsewhere")
     shutil.rmtree("digits")

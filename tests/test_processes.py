@@ -67,6 +67,18 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
 
 
 @pytest.mark.torchrun
+def test_a_process_may_have_no_share_of_the_images(trained, workplace):
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    best = str(trained / "checkpoints" / "best.ckpt")
+    process = start("predict", "--ckpt_path", best, "--images", "digits/1_digits/0.png", *ddp)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out == "1 images: predictions.csv\n"
+    with (workplace / "predictions.csv").open() as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["digits/1_digits/0.png"]
+
+
+@pytest.mark.torchrun
 def test_two_processes_train_and_score_as_one(workplace, capsys):
     ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     # 60 images: 12 for validation, in batches of at most 5, so that the processes have unequal shares.
