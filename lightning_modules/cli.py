@@ -287,12 +287,15 @@ def _with_first_configs(args: list[str]) -> list[str]:
         checkpoint = read_config(Path(path))
     else:
         checkpoint = read_checkpoint(Path(path))
-    saved = Path(path).parent.parent / "config.yaml"
-    if args[0] == "fit" and saved.is_file():
-        first = str(saved)
+    folder = Path(path).absolute().parent
+    saved = folder.parent / "config.yaml"
+    if args[0] == "fit" and folder.name == "checkpoints" and saved.is_file():
+        first = [str(saved)]
+        if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
+            first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
     else:
-        first = json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))
-    return [args[0], *defaults, "--config", first, *args[1:]]
+        first = [json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))]
+    return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
 
 
 def _path_of(cls: type) -> str:

@@ -236,6 +236,29 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
 
 
+@pytest.mark.parametrize("name", ["custom_cnn", "again"])
+def test_a_run_that_is_resumed_from_another_folder_keeps_its_best_checkpoint(trained, capsys, monkeypatch, name):
+    elsewhere = trained.parents[2] / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("digits", elsewhere)
+    monkeypatch.chdir(elsewhere)
+    run(capsys, "fit", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--name", name)
+    resumed = elsewhere / "runs" / name / "version_0"
+    assert Path(best(resumed)).read_bytes() == Path(best(trained)).read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (trained, resumed)]
+    for key in ("best_epoch", "val_accuracy", "stop_epoch", "history"):
+        assert summaries[1][key] == summaries[0][key]
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_config_that_lies_beside_a_checkpoint_by_chance_is_not_read(trained, capsys, in_folder):
+    last = Path("models" if in_folder else "", "last.ckpt")
+    last.parent.mkdir(exist_ok=True)
+    shutil.copy(trained / "checkpoints" / "last.ckpt", last)
+    Path("config.yaml").write_text("colour: blue\n")
+    run(capsys, "fit", "--ckpt_path", str(last), "--config", TINY)
+
+
 def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys):
     odd = os.fsdecode(b"caf\xe9 $x_$ \n")
     shutil.move("digits/1_digits", f"digits/{odd}")
