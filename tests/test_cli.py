@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tensorboard.compat
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
@@ -257,6 +259,75 @@ def test_a_config_that_lies_beside_a_checkpoint_by_chance_is_not_read(trained, c
     shutil.copy(trained / "checkpoints" / "last.ckpt", last)
     Path("config.yaml").write_text("colour: blue\n")
     run(capsys, "fit", "--ckpt_path", str(last), "--config", TINY)
+
+
+def history(run_folder):
+    return [row["epoch"] for row in json.loads((run_folder / "summary.json").read_text())["history"]]
+
+
+@pytest.mark.parametrize("options", [["--trainer.max_steps", "2"], ["--trainer.limit_val_batches", "0"]])
+def test_a_run_that_is_never_validated_ends_well_and_says_so(workplace, capsys, caplog, options):
+    with caplog.at_level("INFO"):
+        assert run(capsys, "fit", "--config", TINY, *options) == ""
+    assert caplog.text.count("Nothing was validated") == 1
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "validated", "steps"),
+    [
+        (["--trainer.max_steps", "7"], [1, 2], 7),
+        (["--trainer.check_val_every_n_epoch", "2"], [2], 9),
+        (["--trainer.num_sanity_val_steps", "2", "--trainer.check_val_every_n_epoch", "3"], [3], 9),
+    ],
+)
+def test_only_epochs_that_were_validated_are_reported(workplace, capsys, options, validated, steps):
+    run(capsys, "fit", "--config", TINY, *options)
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert history(folder) == validated
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
+
+
+def test_the_printed_accuracy_is_that_of_the_images_beside_it(workplace, capsys):
+    some = ["--data.batch_size", "5", "--trainer.limit_val_batches", "1"]
+    table = run(capsys, "fit", "--config", TINY, *some)
+    summary = json.loads((workplace / "runs" / "custom_cnn" / "version_0" / "summary.json").read_text())
+    right = summary["val_images"] - summary["val_mistakes"]
+    assert summary["val_accuracy"] == pytest.approx(right / summary["val_images"])
+    assert f"{summary['val_accuracy']:.2%} ({right} of 12)" in table
+
+
+class CtrlC(Callback):
+    """Interrupts the second epoch after two batches."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_after_a_validation_within_an_epoch_leaves_a_report(workplace, capsys):
+    each_batch = ["--trainer.val_check_interval", "1", "--monitor", "val_loss"]
+    try:
+        status = main(["fit", "--config", TINY, *each_batch, "--trainer.callbacks+", "tests.test_cli.CtrlC"])
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    assert status == 130
+    assert "best epoch           1 of 1" in capsys.readouterr().out
+    assert history(workplace / "runs" / "custom_cnn" / "version_0") == [1]
+
+
+class Witness(Callback):
+    """Notes which files of the run are there when the Trainer has let go of the device."""
+
+    def on_fit_end(self, trainer, pl_module):
+        Witness.seen = {path.name for path in Path(trainer.log_dir).iterdir()}
+
+
+def test_the_report_is_made_while_the_network_is_on_its_device(workplace, capsys):
+    witness = ["--trainer.callbacks+", "tests.test_cli.Witness", "--trainer.max_epochs", "1"]
+    run(capsys, "fit", "--config", TINY, *witness)
+    assert {"summary.json", "mistakes.png"} <= Witness.seen
 
 
 def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys):
@@ -517,6 +588,7 @@ def test_an_output_that_is_a_link_or_no_file_stays_what_it_is(trained, capsys):
         (["--trainer.accelerator", "abacus"], "invalid accelerator name"),
         (["--trainer.max_epochs", "-7"], "max_epochs"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--early_stopping.monitor", "val_acc"], "no metric val_acc; there are train_loss, train_accuracy"),
     ],
 )
 def test_bad_input_is_one_clear_line(workplace, capsys, args, message):
