@@ -132,7 +132,9 @@ class Classifier(LightningModule):
         torch.manual_seed(int(state[0]))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of (B, K) logits and (B,) labels."""
+        """Mean cross-entropy of (B, K) logits and (B,) labels; 0 of an empty batch, as the last of a process may be."""
+        if len(labels) == 0:
+            return logits.float().sum()
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
