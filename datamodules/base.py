@@ -268,6 +268,13 @@ class ImageDataModule(LightningDataModule):
             raise UserError(f"a classifier needs at least two classes, got {', '.join(chosen) or 'none'}")
         return chosen
 
+    def choose_images(self, names: Sequence[str | int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Those of N images, each with its class's name, that ``class_names`` keeps: (M,), their rows and labels."""
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        labels = np.array([label_of.get(str(name), -1) for name in names])
+        rows = np.flatnonzero(labels >= 0)
+        return rows, labels[rows]
+
     def setup(self, stage: str) -> None:
         """Load and split the images; the result is the same in every stage and process."""
         if stage == "test" and self.test_set is None:
@@ -310,7 +317,7 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training images, uint8, in a new order each epoch."""
         assert self.train_set is not None
-        return self._batches(self.train_set, shuffle_seed=_seed())
+        return self._batches(self.train_set, shuffle_seed=run_seed())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of validation images, uint8, in order."""
@@ -329,11 +336,11 @@ class ImageDataModule(LightningDataModule):
         return batches(dataset, self.batch_size, shuffle_seed, rank, world_size)
 
     def augmentation_parameters(self, epoch: int) -> Tensor | None:
-        """(N, 5), float32: this epoch's augmentation parameters of every training image; see ``Augmentation``."""
+        """(N, 5 or 55), float32: this epoch's parameters of every training image; see ``Augmentation.draw``."""
         if self.augmentation is None or self.train_set is None:
             return None
         if self._parameters is None or self._parameters[0] != epoch:
-            self._parameters = epoch, self.augmentation.draw(_seed(), epoch, len(self.train_set))
+            self._parameters = epoch, self.augmentation.draw(run_seed(), epoch, len(self.train_set))
         return self._parameters[1]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -350,6 +357,6 @@ class ImageDataModule(LightningDataModule):
         return batch._replace(images=self.augmentation(batch.images, parameters[batch.indices.cpu()]))
 
 
-def _seed() -> int:
+def run_seed() -> int:
     """The run's seed, under the name that Lightning's ``seed_everything`` gives it."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))

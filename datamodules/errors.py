@@ -20,7 +20,10 @@ def exit_status(command: Callable[[], object]) -> int:
     """
     try:
         command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning's Trainer ends with status 1 after Ctrl-C.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:

@@ -9,7 +9,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import Batch, keep_batch
+from datamodules.base import Batch, ShardSampler, keep_batch
 from datamodules.errors import UserError
 from datamodules.images import EXTENSIONS, ImageError, find_images, read_image, to_pixels
 
@@ -74,6 +74,7 @@ class ImageFilesDataModule(LightningDataModule):
         batch_size: int = 256,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer files than processes
         self.images = images
         self.class_names = class_names
         self.image_size = image_size
@@ -98,7 +99,8 @@ class ImageFilesDataModule(LightningDataModule):
         self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches in the order of the files."""
+        """Batches of this process's share, in the order of the files."""
         assert self.predict_set is not None
-        # Lightning shards a plain sampler itself when it predicts with several processes.
-        return DataLoader(self.predict_set, batch_size=self.batch_size, collate_fn=keep_batch)
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        sampler = ShardSampler(len(self.predict_set), rank, world_size, shuffle_seed=None)
+        return DataLoader(self.predict_set, batch_size=self.batch_size, sampler=sampler, collate_fn=keep_batch)

@@ -33,8 +33,8 @@ class ImageFolderDataModule(ImageDataModule):
         on_unreadable: What to do with files that are broken or no images: ``error`` ends the command with the
             list of them, ``skip`` goes on without them and lists them.
         cache_dir: Where the decoded images are kept for the next start; null is ``~/.cache/digitdoodle``.
-        max_ram_share: Decoded images that take a larger share of the installed memory than this stay on disk and
-            are mapped.
+        max_ram_share: Decoded images that take a larger share of the installed memory than this, in all processes
+            of a machine together, stay on disk and are mapped.
 
     Raises:
         UserError: An argument is out of its range.
@@ -131,7 +131,9 @@ class ImageFolderDataModule(ImageDataModule):
     def _decode(self, root: Path) -> tuple[list[Path], list[int], DecodedImages]:
         """The files that can be read, their labels and pixels."""
         paths, labels = self._files(root)
-        decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, self.max_ram_share)
+        # Each process of this machine has pixels of its own in memory; mapped ones they share.
+        share = self.max_ram_share / (1 if self.trainer is None else self.trainer.num_devices)
+        decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, share)
         if decoded.errors and self.on_unreadable == "error":
             broken = "\n  ".join(decoded.errors.values())
             raise UserError(

@@ -67,26 +67,28 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
         channels: 1 for grey (mode ``L``) or 3 for colour (mode ``RGB``).
 
     Raises:
-        ImageError: The data are no image that Pillow knows, are cut off, or unfold to more
-            pixels than Pillow's guard against decompression bombs allows.
+        ImageError: The data are no image that Pillow knows, are cut off, have pixels without an agreed meaning, or
+            unfold to more of them than Pillow's guard against decompression bombs allows.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            wide = np.asarray(upright, dtype=np.float32)
+            upright = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8), mode="L")
+        elif upright.mode == "F":
+            raise ValueError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
+        elif upright.mode == "LAB":  # from which Pillow knows no way to grey
+            upright = upright.convert("RGB")
+        elif upright.has_transparency_data:
+            colour = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+        return upright.convert("L" if channels == 1 else "RGB")
     # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
     except Exception as error:
         what = str(error).partition(" <")[0] or type(error).__name__ if data else "empty file"
         raise ImageError(f"{path}: {what}") from error
-    if upright.mode == "I" or upright.mode.startswith("I;16"):
-        wide = np.asarray(upright, dtype=np.float32)
-        upright = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8), mode="L")
-    elif upright.mode == "F":
-        raise ImageError(f"{path}: floating-point pixels have no agreed white; save it with 8 or 16 bits")
-    elif upright.has_transparency_data:
-        colour = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
-    return upright.convert("L" if channels == 1 else "RGB")
 
 
 def read_image(path: Path, channels: int) -> Image.Image:

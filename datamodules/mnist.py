@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torchvision.datasets import MNIST
 
@@ -93,11 +92,8 @@ class MNISTDataModule(ImageDataModule):
             raise UserError(
                 f"{self.root / 'MNIST' / 'raw'}: damaged MNIST files ({_last_line(error)}); remove them and start again"
             ) from error
-        label_of = {int(name): label for label, name in enumerate(self.class_names)}
-        digits = dataset.targets.numpy()
-        rows = np.flatnonzero(np.isin(digits, list(label_of)))
+        rows, labels = self.choose_images(dataset.targets.tolist())
         pixels = dataset.data.numpy()[rows, None]
-        labels = np.array([label_of[digit] for digit in digits[rows].tolist()])
         return Collection(
             pixels,
             labels,

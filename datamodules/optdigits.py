@@ -54,8 +54,6 @@ class OptDigitsDataModule(ImageDataModule):
         )  # takes a second to import, which only this data set needs
 
         digits = load_digits()
-        label_of = {int(name): label for label, name in enumerate(self.class_names)}
-        rows = np.flatnonzero(np.isin(digits.target, list(label_of)))
+        rows, labels = self.choose_images(digits.target.tolist())
         pixels = (digits.images[rows, None] * (255 / 16)).round().astype(np.uint8)
-        labels = np.array([label_of[digit] for digit in digits.target[rows].tolist()])
         return Collection(pixels, labels, pixel_digests(pixels), [f"optdigits/{row:04d}" for row in rows])

@@ -67,11 +67,12 @@ def split(
 
 
 def _shares(labels: npt.NDArray[np.int64], fraction: float) -> dict[int, int]:
-    """Divide ``int(fraction * N)`` among the classes, in proportion, by largest remainder."""
+    """Divide the whole number of ``fraction * N`` among the classes, in proportion, by largest remainder."""
     names, counts = np.unique(labels, return_counts=True)
     exact = counts * fraction
     shares = np.floor(exact).astype(np.int64)
-    short = int(fraction * len(labels)) - int(shares.sum())
+    total = int(round(fraction * len(labels), 9))  # 0.35 * 180 is 62.99999999999999
+    short = total - int(shares.sum())
     shares[np.argsort(shares - exact, kind="stable")[:short]] += 1
     return dict(zip(names.tolist(), shares.tolist(), strict=True))
 

@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.files import written_aside
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -19,21 +22,30 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, monitor: Literal["val_accuracy", "val_loss"]) -> None:
         mode = "max" if monitor == "val_accuracy" else "min"
-        super().__init__(monitor=monitor, mode=mode, filename="best", enable_version_counter=False)
+        super().__init__(
+            monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False
+        )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring the best checkpoint of the resumed run into this run's folder."""
-        earlier = Path(state_dict["best_model_path"])
-        if earlier.is_file() and self.dirpath is not None:
-            best = Path(self.dirpath) / earlier.name
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring the best checkpoint of the resumed run into this run's folder; without it, the best is yet to come."""
+        state = checkpoint["callbacks"].pop(self.state_key, None)
+        if state is None or not state["best_model_path"]:
+            return
+        noted = Path(state["best_model_path"])
+        # Beside the resumed one first: a run may be moved, and the noted path is relative to where it was started.
+        places = (Path(str(trainer.ckpt_path)).with_name(noted.name), noted)
+        earlier = next((place for place in places if place.is_file()), None)
+        if earlier is None:
+            return
+        best = Path(str(self.dirpath)) / noted.name
+        if trainer.is_global_zero and not (best.exists() and best.samefile(earlier)):
             best.parent.mkdir(parents=True, exist_ok=True)
-            if not best.exists():
-                shutil.copyfile(earlier, best)
-            state_dict = {
-                **state_dict,
-                "dirpath": self.dirpath,
-                "best_model_path": str(best),
-                "kth_best_model_path": str(best),
-                "best_k_models": {str(best): state_dict["best_model_score"]},
-            }
-        super().load_state_dict(state_dict)
+            with earlier.open("rb") as source, written_aside(best) as file:
+                shutil.copyfileobj(source, file)
+        checkpoint["callbacks"][self.state_key] = {
+            **state,
+            "dirpath": self.dirpath,
+            "best_model_path": str(best),
+            "kth_best_model_path": str(best),
+            "best_k_models": {str(best): state["best_model_score"]},
+        }

@@ -1,6 +1,5 @@
 """What all classifiers share: loss, metrics, optimiser and schedule, and the contract with the data."""
 
-import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from datamodules.base import Batch
+from datamodules.base import Batch, run_seed
 from datamodules.errors import UserError
 from lightning_modules.hardware import fastest_memory_format, keep_freed_memory
 
@@ -127,12 +126,13 @@ class Classifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start each epoch from its own random state, so that a resumed run goes on as the uninterrupted one."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        state = np.random.SeedSequence([seed, self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
+        state = np.random.SeedSequence([run_seed(), self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of (B, K) logits and (B,) labels."""
+        """Mean cross-entropy of (B, K) logits and (B,) labels; 0 of an empty batch, as the last of a process may be."""
+        if len(labels) == 0:
+            return logits.float().sum()
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, exit_status, reason
+from datamodules.files import check_place
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.image_folder import ImageFolderDataModule  # noqa: F401 - found by name on the command line
 from datamodules.mnist import MNISTDataModule  # noqa: F401
@@ -49,6 +50,7 @@ SETTLED = (
     "The dirpath has changed from",  # a resumed run has a folder of its own
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
     "Checkpoint directory .* exists and is not empty",
+    "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
 LINKS = ("class_names", "in_channels", "image_size")
 
@@ -124,6 +126,7 @@ class DigitDoodleCLI(LightningCLI):
                 "early_stopping.monitor": "val_accuracy",
                 "early_stopping.mode": "max",
                 "early_stopping.patience": 10,
+                "early_stopping.strict": False,  # epochs may go without validation; RunReport finds a wrong monitor
             }
         )
         for name in LINKS:
@@ -165,8 +168,6 @@ class DigitDoodleCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
-        if self.subcommand == "predict":
-            kwargs["use_distributed_sampler"] = True  # files are shared out by Lightning
         if self.subcommand != "fit" or config["fast_dev_run"]:
             # A logger would leave an empty run folder behind.
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
@@ -183,7 +184,7 @@ class DigitDoodleCLI(LightningCLI):
         callbacks = [
             *callbacks,
             BestCheckpoint(self._get(self.config_init, "monitor")),
-            ModelCheckpoint(filename="last", enable_version_counter=False),
+            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
             self.report,
             InterruptBetweenBatches(),
         ]
@@ -245,14 +246,15 @@ class DigitDoodleCLI(LightningCLI):
 
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
         """Classify image files and say where the result is."""
-        images, output = self._get(self.config, "images"), self._get(self.config, "output")
+        images, output = self._get(self.config, "images"), Path(self._get(self.config, "output"))
+        check_place(output)
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
         with contextlib.redirect_stdout(sys.stderr):
             paths, probabilities = predict_files(self.trainer, self.model, images, None if export else ckpt_path)
         if self.trainer.is_global_zero:
-            write_predictions(Path(output), paths, probabilities, self.model.class_names)
+            write_predictions(output, paths, probabilities, self.model.class_names)
             print(f"{len(paths)} images: {output}")
 
     def _print_metrics(self, metrics: Any) -> None:
@@ -289,12 +291,15 @@ def _with_first_configs(args: list[str]) -> list[str]:
         checkpoint = read_config(Path(path))
     else:
         checkpoint = read_checkpoint(Path(path))
-    saved = Path(path).parent.parent / "config.yaml"
-    if args[0] == "fit" and saved.is_file():
-        first = str(saved)
+    folder = Path(path).absolute().parent
+    saved = folder.parent / "config.yaml"
+    if args[0] == "fit" and folder.name == "checkpoints" and saved.is_file():
+        first = [str(saved)]
+        if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
+            first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
     else:
-        first = json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))
-    return [args[0], *defaults, "--config", first, *args[1:]]
+        first = [json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))]
+    return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
 
 
 def _path_of(cls: type) -> str:

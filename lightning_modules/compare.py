@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from datamodules.errors import UserError, exit_status
-from datamodules.files import written_aside
+from datamodules.files import check_figure, check_place, save_figure, written_aside
 from datamodules.splits import VAL, read_rows
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import Classifier
+from lightning_modules.plots import frame_accuracies
 
 COLUMNS = (
     "run",
@@ -138,15 +138,11 @@ def plot_comparison(runs: list[Run], note: str | None = None) -> Figure:
         label = f"{run.name}: {run.summary['val_accuracy']:.2%}"
         (line,) = axes.plot(epochs, accuracies, "o-", ms=3, label=label)
         axes.plot(epochs, [100 * row["train_accuracy"] for row in history], lw=0.8, ls=":", color=line.get_color())
-        shown += accuracies[1:] or accuracies
-    bottom = max(min(shown), 50.0)
-    axes.set_ylim(bottom - 0.05 * (100 - bottom) - 0.1, 100 + 0.05 * (100 - bottom))
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Validation accuracy (dotted: training, augmented)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+        shown.append(accuracies)
+    frame_accuracies(axes, shown)
+    axes.set_title("Validation accuracy (dotted: training, augmented)")
     if note:
-        figure.supxlabel(note, fontsize=8, color="firebrick", wrap=True)
+        figure.supxlabel(note, fontsize=8, color="firebrick", wrap=True, parse_math=False)
     return figure
 
 
@@ -177,6 +173,8 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
 
     def command() -> None:
+        check_place(options.output)
+        check_figure(options.figure)
         runs = [read_run(folder) for folder in options.runs]
         note = different_splits(runs)
         rows = compare(runs)
@@ -185,8 +183,7 @@ def main(args: list[str] | None = None) -> int:
             print(f"note: {note}")
         with written_aside(options.output, "w", encoding="utf-8", newline="") as file:
             file.write(as_csv(rows))
-        with written_aside(options.figure) as file:
-            plot_comparison(runs, note).savefig(file, dpi=120)
+        save_figure(plot_comparison(runs, note), options.figure)
 
     return exit_status(command)
 

@@ -2,39 +2,52 @@
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from datamodules.base import ImageDataset
+from datamodules.files import short_name
 from lightning_modules.evaluation import Predictions
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
 
 
-def plot_accuracy(epochs: list[dict[str, float]], best_epoch: int) -> Figure:
+def plot_accuracy(epochs: list[dict[str, float]], best_epoch: int, best: float) -> Figure:
     """Training and validation accuracy per epoch, with a dashed line at the best epoch.
 
     Args:
         epochs: For each epoch ``epoch`` (from 1), ``train_accuracy`` and ``val_accuracy``, in [0, 1].
         best_epoch: Where the line stands.
+        best: The validation accuracy that is written beside it.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     x = [row["epoch"] for row in epochs]
     axes.plot(x, [100 * row["train_accuracy"] for row in epochs], "o-", ms=3, label="training (augmented)")
     axes.plot(x, [100 * row["val_accuracy"] for row in epochs], "o-", ms=3, label="validation")
-    best = next(row["val_accuracy"] for row in epochs if row["epoch"] == best_epoch)
     axes.axvline(best_epoch, color="black", ls="--", lw=1, label=f"best epoch {best_epoch}: {best:.2%}")
-    # The first epochs of a run from scratch would press all that matters into the top edge.
-    shown = [100 * row[key] for row in epochs for key in ("train_accuracy", "val_accuracy")]
-    bottom = max(min(shown), np.median(shown) - 4 * (100 - np.median(shown)) - 1)
-    axes.set_ylim(bottom - 0.05 * (100 - bottom), 100 + 0.05 * (100 - bottom))
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy per epoch")
+    frame_accuracies(axes, [[100 * row[key] for row in epochs for key in ("train_accuracy", "val_accuracy")]])
+    axes.set_title("Accuracy per epoch")
+    return figure
+
+
+def frame_accuracies(axes: Axes, runs: list[list[float]]) -> None:
+    """Label axes of accuracy per epoch, and choose what they show of the accuracies of some runs, in per cent."""
+    floors = []
+    for shown in runs:
+        median = float(np.median(shown))
+        # The first epochs of a run from scratch would press all that matters into the top edge.
+        floors.append(max(min(shown), median - 4 * (100 - median) - 1))
+    bottom = min(floors)
+    margin = 0.05 * (100 - bottom) + 0.1  # the curves are off the edge also where all is right
+    axes.set_ylim(bottom - margin, 100 + margin)
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure
+    for text in axes.legend(loc="lower right").get_texts():
+        text.set_parse_math(False)  # a run may be called anything
 
 
 def plot_confusion_matrix(predictions: Predictions, class_names: list[str]) -> Figure:
@@ -46,9 +59,9 @@ def plot_confusion_matrix(predictions: Predictions, class_names: list[str]) -> F
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
+    ticks, labels = range(len(class_names)), [short_name(name) for name in class_names]
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(ticks, labels, parse_math=False)
     axes.set(
         xlabel="predicted",
         ylabel="true",
@@ -76,9 +89,10 @@ def plot_mistakes(dataset: ImageDataset, predictions: Predictions, class_names: 
     figure = _grid(_rows(dataset.__getitems__(worst).images))
     names = dataset.names
     for axes, row in zip(figure.axes, worst, strict=True):
-        true = _short(class_names[predictions.labels[row]], 14)
-        taken = _short(class_names[predictions.predicted[row]], 14)
-        axes.set_title(f"{true} taken for\n{taken} ({confidence[row]:.0%})\n{_short(names[row])}", fontsize=7)
+        true = short_name(class_names[predictions.labels[row]], 14)
+        taken = short_name(class_names[predictions.predicted[row]], 14)
+        title = f"{true} taken for\n{taken} ({confidence[row]:.0%})\n{short_name(names[row], 22)}"
+        axes.set_title(title, fontsize=7, parse_math=False)
     shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
     figure.suptitle(f"Classified wrong: {len(wrong)} of {len(dataset)} validation images{shown}")
     return figure
@@ -112,7 +126,3 @@ def _grid(rows: list[npt.NDArray[np.generic]]) -> Figure:
             axes.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=white)
             axes.set_axis_off()
     return figure
-
-
-def _short(name: str, length: int = 22) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]

@@ -23,37 +23,37 @@ def predict_files(
     """Classify image files, with as many processes as the trainer has.
 
     Args:
-        trainer: Where and how to compute.
+        trainer: Where and how to compute; made with ``use_distributed_sampler=False``, if it has several processes.
         model: The classifier.
         images: Image files, and folders that are searched for them.
         ckpt_path: Checkpoint with the model's weights; None where the model has them already.
 
     Returns:
-        N files, in the order given, and (N, K), float32, the class probabilities of each.
+        N files, in the order given, and (N, K), float32, the class probabilities of each: all files, unless the
+            trainer limits the batches.
 
     Raises:
         UserError: A file is missing or can't be read.
     """
     files = ImageFilesDataModule(images, model.class_names, model.image_size, model.in_channels)
     parts = trainer.predict(model, datamodule=files, ckpt_path=ckpt_path, weights_only=True)
-    assert parts is not None
     assert files.predict_set is not None
-    probabilities = torch.zeros(len(files.predict_set), len(model.class_names))
-    for indices, values in parts:
-        probabilities[indices] = values
-    errors = files.predict_set.errors
+    # Lightning gives None where there was no batch, as in a process that has no share of a few files.
+    shares = [(parts or [], files.predict_set.errors)] * trainer.world_size
     if trainer.world_size > 1:
-        dist.all_reduce(probabilities)
-        shares: list[dict[int, str]] = [{}] * trainer.world_size
-        dist.all_gather_object(shares, errors)
-        errors = {index: text for share in shares for index, text in share.items()}
+        dist.all_gather_object(shares, shares[0])  # as objects, since NCCL takes no tensor of the CPU
+    errors = {index: text for _, broken in shares for index, text in broken.items()}
     if errors:
         broken = "\n  ".join(errors[index] for index in sorted(errors))
         raise UserError(
-            f"{len(errors)} of {len(probabilities)} images can't be read, so nothing is written; "
+            f"{len(errors)} of {len(files.predict_set)} images can't be read, so nothing is written; "
             f"mend them or leave them out:\n  {broken}"
         )
-    return files.predict_set.paths, probabilities
+    batches = [batch for parts, _ in shares for batch in parts]
+    indices = torch.cat([torch.zeros(0, dtype=torch.int64), *(indices for indices, _ in batches)])
+    probabilities = torch.cat([torch.zeros(0, len(model.class_names)), *(values for _, values in batches)])
+    order = indices.argsort()
+    return [files.predict_set.paths[index] for index in indices[order].tolist()], probabilities[order]
 
 
 def write_predictions(output: Path, paths: list[Path], probabilities: Tensor, class_names: list[str]) -> None:
@@ -79,7 +79,7 @@ def _write(
 ) -> None:
     writer = csv.writer(file, lineterminator="\n")
     header = ["path", "label", "probability"]
-    for place in range(2, len(values[0]) + 1):
+    for place in range(2, min(TOP, len(class_names)) + 1):
         header += [f"label_{place}", f"probability_{place}"]
     writer.writerow(header)
     for path, row_values, row_classes in zip(paths, values, classes, strict=True):

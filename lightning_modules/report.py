@@ -10,8 +10,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import ImageDataModule
+from datamodules.errors import UserError
+from datamodules.files import save_figure, written_aside
 from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
@@ -40,6 +43,7 @@ class RunReport(Callback):
         self.summary: dict[str, Any] | None = None
         self.folder = Path()
         self._epochs: list[dict[str, float]] = []
+        self._validated = False
         self._seconds = 0.0
         self._started = 0.0
 
@@ -69,22 +73,43 @@ class RunReport(Callback):
         assert data.train_set is not None
         shown = data.train_set.__getitems__(range(min(24, len(data.train_set))))
         augmented = data.augment(shown, epoch=0)
-        plot_augmentation(shown.images, augmented.images).savefig(self.folder / "augmentation.png", dpi=120)
+        save_figure(plot_augmentation(shown.images, augmented.images), self.folder / "augmentation.png")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch at hand is validated: Lightning's metrics stay those of the last one that was."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch's metrics."""
+        """Note the epoch's metrics, if it was validated.
+
+        Raises:
+            UserError: Early stopping waits for a metric that there isn't.
+        """
+        if not self._validated:
+            return
+        self._validated = False
         logged = trainer.callback_metrics
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping.monitor not in logged:
+                raise UserError(f"early_stopping.monitor: no metric {stopping.monitor}; there are {', '.join(METRICS)}")
         if all(name in logged for name in METRICS):
             metrics = {name: logged[name].item() for name in METRICS}
             self._epochs.append({"epoch": trainer.current_epoch + 1, **metrics, "seconds": self._elapsed()})
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write summary and pictures."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write summary and pictures, while the network is on its device."""
         self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them also where nothing was left to train; say so where there is nothing to write of."""
+        if self.summary is None:
+            self._write(trainer, pl_module)
+        if self.summary is None:
+            rank_zero_info("Nothing was validated, so there is no best checkpoint and no summary.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write summary and pictures of what there is when training is interrupted."""
@@ -111,15 +136,16 @@ class RunReport(Callback):
             "checkpoint": str(best),
             "versions": versions(),
         }
+        # Before the pictures: none of them is worth the result.
+        with written_aside(self.folder / "summary.json", "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.summary, indent=2) + "\n")
         figures = {
-            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"]),
+            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),
             "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
             "mistakes": plot_mistakes(data.val_set, predictions, model.class_names),
         }
         for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=120)
-        text = json.dumps(self.summary, indent=2, ensure_ascii=False)
-        (self.folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+            save_figure(figure, self.folder / f"{name}.png")
 
 
 def summarise(
@@ -131,15 +157,14 @@ def summarise(
     standard error of the best (the one-standard-error rule of Breiman et al. 1984, Classification and Regression
     Trees); what came after it can't be told from chance on this validation set.
     """
-    best = next(row for row in epochs if row["epoch"] == best_epoch)
-    accuracy, count = best["val_accuracy"], len(predictions.labels)
+    accuracy, count = predictions.accuracy, len(predictions.labels)
     standard_error = (accuracy * (1 - accuracy) / count) ** 0.5
-    stop = next(row for row in epochs if row["val_accuracy"] >= accuracy - standard_error)
+    enough = [int(row["epoch"]) for row in epochs if row["val_accuracy"] >= accuracy - standard_error]
     per_class = predictions.confusion.diag() / predictions.confusion.sum(dim=1)
     return {
         "val_accuracy": accuracy,
         "best_epoch": best_epoch,
-        "stop_epoch": int(stop["epoch"]),
+        "stop_epoch": min([best_epoch, *enough]),
         "epochs": int(epochs[-1]["epoch"]),
         "val_images": count,
         "val_mistakes": int((predictions.predicted != predictions.labels).sum()),

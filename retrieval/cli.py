@@ -12,8 +12,6 @@ from datamodules.errors import UserError, exit_status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from matplotlib.figure import Figure
-
     from retrieval.index import ImageIndex, Update
     from retrieval.team import Team
 
@@ -206,10 +204,12 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _query(options: argparse.Namespace) -> None:
+    from datamodules.files import check_figure, save_figure
+
     if options.explain and options.figure is None:
         raise UserError("--explain draws on the figure: name it with --figure FILE")
     if options.figure is not None:
-        _check_figure(options.figure)
+        check_figure(options.figure)
     queries = [_find_query(name, options.database) for name in options.queries]
     with _open(options, options.database) as index:
         if not options.no_update:
@@ -228,7 +228,7 @@ def _query(options: argparse.Namespace) -> None:
         from retrieval.plots import plot_results
 
         pairs = list(zip(queries, results, strict=True))
-        _save(plot_results(pairs, index.encoder if options.explain else None), options.figure)
+        save_figure(plot_results(pairs, index.encoder if options.explain else None), options.figure)
 
 
 def _find_query(name: str, database: Path) -> Path:
@@ -249,12 +249,13 @@ def _query_folders(database: Path) -> list[Path]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from datamodules.files import check_figure, save_figure
     from retrieval.evaluation import rank, read_queries, recall, summarise
 
     if options.recall and (options.queries is not None or options.figure is not None):
         raise UserError("--recall takes its queries from the index and draws nothing: leave --queries and --figure out")
     if options.figure is not None:
-        _check_figure(options.figure)
+        check_figure(options.figure)
     with _open(options, options.folder) as index:
         _bring_up_to_date(index)
         records, matrix = index.store.vectors()
@@ -279,7 +280,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
             worst = sorted(rankings, key=lambda ranking: ranking.average_precision)[:WORST]
             paths = [folder / ranking.name for ranking in worst]
-            _save(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
+            save_figure(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
 
 
 def _print_scores(table: "Mapping[str, Mapping[str, float]]", as_json: bool) -> None:
@@ -301,13 +302,13 @@ def _audit(options: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from datamodules.files import written_aside
+    from datamodules.files import check_figure, check_place, save_figure, written_aside
     from datamodules.splits import read_rows
     from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
 
-    _check_place(options.output)
-    _check_figure(options.figure)
+    check_place(options.output)
+    check_figure(options.figure)
     subsets = None
     if options.split is not None:
         subsets = {name: subset for name, (_, subset) in read_rows(options.split).items()}
@@ -329,7 +330,7 @@ def _audit(options: argparse.Namespace) -> None:
     else:
         rows = [{**vars(finding), "distance": f"{finding.distance:.4f}"} for finding in findings]
         _print_table(columns, [[row[column] or "" for column in columns] for row in rows])
-    _save(plot_findings(options.folder, findings), options.figure)
+    save_figure(plot_findings(options.folder, findings), options.figure)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
 
@@ -365,35 +366,6 @@ def _serve(options: argparse.Namespace) -> None:
         address = serve(page, options.host, options.port, users, show)
         print(f"serving {_printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    from datamodules.files import written_aside
-
-    with written_aside(path) as file:
-        figure.savefig(file, dpi=120, format=_picture_format(path))
-
-
-def _check_figure(path: Path) -> None:
-    """Refuse a place where no picture can stand, before anything is computed for it."""
-    _picture_format(path)
-    _check_place(path)
-
-
-def _check_place(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: no such folder")
-    if path.is_dir():
-        raise UserError(f"{path}: a folder; name a file in it")
-
-
-def _picture_format(path: Path) -> str:
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kind = path.suffix.lower().lstrip(".") or "png"
-    if kind not in FigureCanvasBase.get_supported_filetypes():
-        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
-    return kind
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:

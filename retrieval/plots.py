@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datamodules.files import short_name
 from datamodules.images import read_image
 from retrieval.audit import Finding
 from retrieval.encoder import Box, Encoder
@@ -44,7 +45,7 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
         first = place * rows_each * columns
         shape = (rows_each * len(results), columns)
         axes = figure.add_subplot(*shape, first + 1)
-        name = "" if isinstance(query, Image.Image) else _short(Path(query).name)
+        name = "" if isinstance(query, Image.Image) else short_name(Path(query).name)
         _show(axes, _thumbnail(query), "Query Image", name)
         axes.title.set_fontweight("bold")
         vector = None
@@ -52,8 +53,8 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
             vector = encoder.encode([read_query(query, encoder)[0]])[0]
         for number, match in enumerate(matches, 1):
             axes = figure.add_subplot(*shape, first + number + 1)
-            label = f"\n{_short(match.label)}" if match.label is not None else ""
-            text = f"{match.distance:.3f}{label}\n{_short(match.path.name)}"
+            label = f"\n{short_name(match.label)}" if match.label is not None else ""
+            text = f"{match.distance:.3f}{label}\n{short_name(match.path.name)}"
             if encoder is not None and vector is not None:
                 image = explain(match.path, vector, encoder, SIDE)
             else:
@@ -113,12 +114,6 @@ def _thumbnail(query: Query) -> Image.Image:
     return small
 
 
-def _short(name: str, length: int = 24) -> str:
-    """A file's or class's name on one line, printable whatever is in it."""
-    printable = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
-    return printable if len(printable) <= length else "…" + printable[1 - length :]
-
-
 def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> Figure:
     """A contact sheet: each finding's two images side by side, with their labels and distance.
 
@@ -138,7 +133,7 @@ def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> 
         for side, (path, label) in enumerate(((finding.path, finding.label), (finding.other, finding.other_label))):
             axes = figure.add_subplot(rows, 2 * across, 2 * place + side + 1)
             title = finding.kind if side == 0 else f"{finding.distance:.3f}"
-            _show(axes, _thumbnail(folder / path), title, f"{_short(label or '')}\n{_short(Path(path).name)}")
+            _show(axes, _thumbnail(folder / path), title, f"{short_name(label or '')}\n{short_name(Path(path).name)}")
     counts = ", ".join(f"{len(group)} {kind}" for kind, group in kinds.items())
     figure.suptitle(f"{counts or 'nothing'} found")
     return figure

@@ -2,7 +2,10 @@ import csv
 import importlib
 import inspect
 import json
+import os
 import shutil
+import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import tensorboard.compat
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
@@ -191,6 +195,17 @@ def test_predict_agrees_with_validation_on_the_same_files(trained, capsys):
             assert float(row["probability"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
+def test_predict_writes_nothing_of_images_that_it_never_saw(trained, capsys):
+    images = ["--images", *["digits/0_digits/0.png"] * 257]  # a batch and one more
+    for batches, count in (("1", 256), ("0", 0)):
+        limit = ["--trainer.limit_predict_batches", batches]
+        assert f"{count} images" in run(capsys, "predict", "--ckpt_path", best(trained), *images, *limit)
+        with Path("predictions.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == count
+        assert all(float(row["probability"]) > 0 for row in rows)
+
+
 def test_predict_needs_only_the_checkpoint_not_the_training_data(trained, capsys, workplace):
     shutil.move("digits/1_digits", "elsewhere")
     shutil.rmtree("digits")
@@ -221,6 +236,112 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     assert summaries[1]["best_epoch"] == summaries[0]["best_epoch"]
     assert summaries[1]["val_accuracy"] == summaries[0]["val_accuracy"]
     assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
+
+
+@pytest.mark.parametrize("name", ["custom_cnn", "again"])
+def test_a_run_that_is_resumed_from_another_folder_keeps_its_best_checkpoint(trained, capsys, monkeypatch, name):
+    elsewhere = trained.parents[2] / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("digits", elsewhere)
+    monkeypatch.chdir(elsewhere)
+    run(capsys, "fit", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--name", name)
+    resumed = elsewhere / "runs" / name / "version_0"
+    assert Path(best(resumed)).read_bytes() == Path(best(trained)).read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (trained, resumed)]
+    for key in ("best_epoch", "val_accuracy", "stop_epoch", "history"):
+        assert summaries[1][key] == summaries[0][key]
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_config_that_lies_beside_a_checkpoint_by_chance_is_not_read(trained, capsys, in_folder):
+    last = Path("models" if in_folder else "", "last.ckpt")
+    last.parent.mkdir(exist_ok=True)
+    shutil.copy(trained / "checkpoints" / "last.ckpt", last)
+    Path("config.yaml").write_text("colour: blue\n")
+    run(capsys, "fit", "--ckpt_path", str(last), "--config", TINY)
+
+
+def history(run_folder):
+    return [row["epoch"] for row in json.loads((run_folder / "summary.json").read_text())["history"]]
+
+
+@pytest.mark.parametrize("options", [["--trainer.max_steps", "2"], ["--trainer.limit_val_batches", "0"]])
+def test_a_run_that_is_never_validated_ends_well_and_says_so(workplace, capsys, caplog, options):
+    with caplog.at_level("INFO"):
+        assert run(capsys, "fit", "--config", TINY, *options) == ""
+    assert caplog.text.count("Nothing was validated") == 1
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "validated", "steps"),
+    [
+        (["--trainer.max_steps", "7"], [1, 2], 7),
+        (["--trainer.check_val_every_n_epoch", "2"], [2], 9),
+        (["--trainer.num_sanity_val_steps", "2", "--trainer.check_val_every_n_epoch", "3"], [3], 9),
+    ],
+)
+def test_only_epochs_that_were_validated_are_reported(workplace, capsys, options, validated, steps):
+    run(capsys, "fit", "--config", TINY, *options)
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert history(folder) == validated
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
+
+
+def test_the_printed_accuracy_is_that_of_the_images_beside_it(workplace, capsys):
+    some = ["--data.batch_size", "5", "--trainer.limit_val_batches", "1"]
+    table = run(capsys, "fit", "--config", TINY, *some)
+    summary = json.loads((workplace / "runs" / "custom_cnn" / "version_0" / "summary.json").read_text())
+    right = summary["val_images"] - summary["val_mistakes"]
+    assert summary["val_accuracy"] == pytest.approx(right / summary["val_images"])
+    assert f"{summary['val_accuracy']:.2%} ({right} of 12)" in table
+
+
+class CtrlC(Callback):
+    """Interrupts the second epoch after two batches."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_after_a_validation_within_an_epoch_leaves_a_report(workplace, capsys):
+    each_batch = ["--trainer.val_check_interval", "1", "--monitor", "val_loss"]
+    try:
+        status = main(["fit", "--config", TINY, *each_batch, "--trainer.callbacks+", "tests.test_cli.CtrlC"])
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    assert status == 130
+    assert "best epoch           1 of 1" in capsys.readouterr().out
+    assert history(workplace / "runs" / "custom_cnn" / "version_0") == [1]
+
+
+class Witness(Callback):
+    """Notes which files of the run are there when the Trainer has let go of the device."""
+
+    def on_fit_end(self, trainer, pl_module):
+        Witness.seen = {path.name for path in Path(trainer.log_dir).iterdir()}
+
+
+def test_the_report_is_made_while_the_network_is_on_its_device(workplace, capsys):
+    witness = ["--trainer.callbacks+", "tests.test_cli.Witness", "--trainer.max_epochs", "1"]
+    run(capsys, "fit", "--config", TINY, *witness)
+    assert {"summary.json", "mistakes.png"} <= Witness.seen
+
+
+def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys):
+    odd = os.fsdecode(b"caf\xe9 $x_$ \n")
+    shutil.move("digits/1_digits", f"digits/{odd}")
+    for path in list(Path("digits").glob("*/*.png")):
+        path.rename(path.with_name(f"{odd}{path.name}"))
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--model.learning_rate", "1e-9")
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["val_accuracy_per_class"]) == ["0_digits", "2_digits", odd]
+    assert summary["val_mistakes"] > 0
+    for name in ("confusion_matrix.png", "mistakes.png"):
+        assert (folder / name).stat().st_size > 0
 
 
 def test_a_one_cycle_schedule_cannot_be_stretched(trained, capsys):
@@ -435,7 +556,19 @@ def test_unreadable_images_end_prediction_before_anything_is_written(trained, ca
 
 def test_an_output_that_cannot_be_written_is_a_clear_error(trained, capsys):
     args = ("--images", "digits/0_digits", "--output", "no/such/folder/out.csv")
-    assert "no/such/folder/out.csv: no such file" in fail(capsys, "predict", "--ckpt_path", best(trained), *args)
+    assert "no/such/folder/out.csv: no such folder" in fail(capsys, "predict", "--ckpt_path", best(trained), *args)
+
+
+def test_an_output_that_is_a_link_or_no_file_stays_what_it_is(trained, capsys):
+    Path("link.csv").symlink_to("linked.csv")
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits", "--output", "link.csv")
+    assert Path("link.csv").is_symlink()
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits", "--output", "pipe")
+    assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+    assert os.read(reader, 2**16) == Path("linked.csv").read_bytes()
+    os.close(reader)
 
 
 @pytest.mark.parametrize(
@@ -455,6 +588,7 @@ def test_an_output_that_cannot_be_written_is_a_clear_error(trained, capsys):
         (["--trainer.accelerator", "abacus"], "invalid accelerator name"),
         (["--trainer.max_epochs", "-7"], "max_epochs"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--early_stopping.monitor", "val_acc"], "no metric val_acc; there are train_loss, train_accuracy"),
     ],
 )
 def test_bad_input_is_one_clear_line(workplace, capsys, args, message):

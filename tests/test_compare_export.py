@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -54,6 +55,39 @@ def test_runs_on_different_splits_are_said_to_be(trained, capsys):
     status, out, _ = command(capsys, compare, FIRST, "runs/custom_cnn/version_1")
     assert status == 0
     assert "custom_cnn/version_1 and custom_cnn/version_0 were validated on different images" in out
+
+
+def test_the_name_of_the_figure_says_its_format(trained, capsys, workplace):
+    assert command(capsys, compare, FIRST, "--figure", "x.pdf")[0] == 0
+    assert (workplace / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ("no/x.png", "no/x.png: no such folder"),
+        ("digits", "digits: a folder; name a file in it"),
+        ("digits/0_digits/0.png/x.png", "digits/0_digits/0.png/x.png: no such folder"),
+        ("x.csv", "x.csv: no picture format; name it .png, .pdf or .svg"),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_named_as_the_user_named_it(trained, capsys, figure, message):
+    status, _, err = command(capsys, compare, FIRST, "--figure", figure)
+    assert status == 1
+    assert f"error: {message}\n" in err
+
+
+@pytest.mark.parametrize("accuracies", [[[0.3, 0.35, 0.38]], [[0.99] * 9, [0.3, 0.35]], [[1.0, 1.0]]])
+def test_every_run_is_in_the_picture_however_good_it_is(accuracies):
+    runs = []
+    for number, run_accuracies in enumerate(accuracies):
+        rows = [{"epoch": e, "val_accuracy": a, "train_accuracy": a} for e, a in enumerate(run_accuracies, 1)]
+        summary = {"history": rows, "val_accuracy": max(run_accuracies)}
+        runs.append(compare.Run(Path(f"runs/{number}"), summary, frozenset(), Path("best.ckpt")))
+    (axes,) = compare.plot_comparison(runs).axes
+    bottom, top = axes.get_ylim()
+    for values in accuracies:
+        assert any(bottom < 100 * value < top for value in values)
 
 
 @pytest.mark.parametrize("missing", ["summary.json", "split.csv", "checkpoints"])

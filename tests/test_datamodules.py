@@ -5,8 +5,10 @@ import shutil
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from lightning import Trainer
 
 from datamodules import ImageFolderDataModule, MNISTDataModule, OptDigitsDataModule, UserError
 from datamodules.base import EvenBatchSampler, ShardSampler, batches
@@ -212,6 +214,14 @@ def test_colour_that_is_thrown_away_is_mentioned(digits, caplog):
         assert "--data.in_channels 3" in caplog.text
     colour = set_up(ImageFolderDataModule(str(digits), image_size=20, in_channels=3))
     assert colour.train_set.__getitems__([0]).images.shape == (1, 3, 20, 20)
+
+
+@pytest.mark.parametrize(("processes", "mapped"), [(1, False), (2, True)])
+def test_the_share_of_memory_is_that_of_all_processes_of_a_machine(digits, processes, mapped):
+    share = 1.5 * 60 * 20 * 20 / psutil.virtual_memory().total
+    data = ImageFolderDataModule(str(digits), image_size=20, max_ram_share=share)
+    data.trainer = Trainer(accelerator="cpu", strategy="ddp", devices=processes, logger=False)
+    assert isinstance(set_up(data).train_set.collection.pixels, np.memmap) == mapped
 
 
 def make_missing(root):

@@ -81,6 +81,13 @@ def test_colour_is_kept_or_turned_to_luma(tmp_path):
     assert read_image(tmp_path / "a.png", 1).getpixel((0, 0)) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
 
 
+def test_lab_is_read_as_the_colours_that_it_means(tmp_path):
+    Image.new("RGB", (4, 4), COLOUR).convert("LAB").save(tmp_path / "a.tif")
+    for channels, expected in ((3, COLOUR), (1, round(0.299 * 200 + 0.587 * 100 + 0.114 * 50))):
+        pixel = read_image(tmp_path / "a.tif", channels).getpixel((0, 0))
+        np.testing.assert_allclose(pixel, expected, atol=3)
+
+
 def test_transparent_pixels_are_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 1).getpixel((0, 0)) == 255

@@ -154,6 +154,13 @@ def test_a_checkpoint_needs_no_other_weights(weights, capsys, workplace):
     assert "test_accuracy" in run(capsys, "test", "--ckpt_path", str(best))
 
 
+def test_a_resumed_run_needs_no_other_weights(weights, capsys, workplace):
+    run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
+    (workplace / "weights.pth").unlink()
+    last = workplace / "runs" / "mobilenetv2" / "version_0" / "checkpoints" / "last.ckpt"
+    run(capsys, "fit", "--ckpt_path", str(last))
+
+
 def test_weights_that_cannot_be_downloaded_name_the_ways_on(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

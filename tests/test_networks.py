@@ -47,6 +47,12 @@ def test_weight_decay_spares_biases_and_norms():
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
 
 
+def test_the_loss_of_an_empty_batch_is_nothing():
+    model = CustomCNN(NAMES, 1, 28).eval()
+    logits = model(torch.zeros(0, 1, 28, 28, dtype=torch.uint8))
+    assert model.loss(logits, torch.zeros(0, dtype=torch.int64)).item() == 0
+
+
 @pytest.mark.parametrize(("network", "options"), [(CustomCNN, {"input_size": 10}), (CustomCNN, {"width": 1})])
 def test_a_network_that_cannot_be_built_says_why(network, options):
     (name, value) = next(iter(options.items()))

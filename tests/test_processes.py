@@ -57,13 +57,25 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
     wait_for(last, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert "Traceback" not in err
     assert "validation accuracy" in out
     epochs = json.loads((last.parents[1] / "summary.json").read_text())["epochs"]
     assert torch.load(last, weights_only=True)["epoch"] + 1 == epochs
     for name in ("accuracy.png", "confusion_matrix.png", "mistakes.png"):
         assert (last.parents[1] / name).stat().st_size > 0
+
+
+@pytest.mark.torchrun
+def test_a_process_may_have_no_share_of_the_images(trained, workplace):
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    best = str(trained / "checkpoints" / "best.ckpt")
+    process = start("predict", "--ckpt_path", best, "--images", "digits/1_digits/0.png", *ddp)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out == "1 images: predictions.csv\n"
+    with (workplace / "predictions.csv").open() as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["digits/1_digits/0.png"]
 
 
 @pytest.mark.torchrun

@@ -17,6 +17,19 @@ def test_the_shares_are_those_of_the_whole_and_of_every_class():
         assert in_validation[labels == label].mean() == pytest.approx(0.2, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("counts", "fraction", "total"),
+    [
+        ([80, 100], 0.35, 63),  # as floats 62.99999999999999 of all, but 28 and 35 of the classes
+        ([50, 50], 0.29, 29),  # 28.999999999999996
+        ([33, 33, 34], 0.2, 20),
+    ],
+)
+def test_the_shares_sum_to_that_of_the_whole_whatever_floats_make_of_it(counts, fraction, total):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    assert split(labels, distinct(len(labels)), fraction, seed=42).sum() == total
+
+
 def test_the_same_seed_gives_the_same_split_and_another_one_another():
     labels, digests = np.arange(300) % 3, distinct(300)
     first = split(labels, digests, 0.2, seed=42)
