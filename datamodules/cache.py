@@ -65,11 +65,14 @@ def load_images(
         UserError: The cache can't be written (disk full, no permission); nothing is left of it then.
     """
     key = digest(f"{root.resolve()}\0{size}\0{channels}".encode("utf-8", "surrogateescape")).hex()
-    cache = cache_dir / f"{root.resolve().name}-{size}px-{key[:12]}.cache"
+    cache = cache_dir / f"{root.resolve().name[:40]}-{size}px-{key[:12]}.cache"
     fingerprint = _fingerprint(root, paths)
     # NumPy raises nearly anything on a damaged header; whatever is wrong with a cache, it is built anew.
     with contextlib.suppress(Exception):
-        return _read(cache, fingerprint, len(paths), max_ram_share)
+        found = _read(cache, fingerprint, len(paths), max_ram_share)
+        # What couldn't be read may be readable by now, with the file as it was.
+        if all(isinstance(_decode(paths[row], size, channels), str) for row in found.errors):
+            return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with written_aside(cache) as file:

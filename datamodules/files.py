@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ def written_aside(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
             yield file
         return
     place = path.resolve()
-    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    aside = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     try:
         with aside.open(mode, **options) as file:
             yield file
@@ -96,7 +95,12 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure.savefig(file, dpi=120, format=kind)
 
 
+def printable(text: str) -> str:
+    """Text on one line, whatever a file name holds: other signs as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def short_name(name: str, length: int = 24) -> str:
-    """A name on one line, printable whatever is in it: its end, if it has more than so many signs."""
-    printable = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
-    return printable if len(printable) <= length else "…" + printable[1 - length :]
+    """A name for a picture, on one line: its end, if it has more than so many signs."""
+    shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    return shown if len(shown) <= length else "…" + shown[1 - length :]

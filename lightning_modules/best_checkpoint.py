@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.files import written_aside
+from lightning_modules.checkpoint import read_checkpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -34,7 +35,7 @@ class BestCheckpoint(ModelCheckpoint):
         noted = Path(state["best_model_path"])
         # Beside the resumed one first: a run may be moved, and the noted path is relative to where it was started.
         places = (Path(str(trainer.ckpt_path)).with_name(noted.name), noted)
-        earlier = next((place for place in places if place.is_file()), None)
+        earlier = next((place for place in places if self._is_of(place, state)), None)
         if earlier is None:
             return
         best = Path(str(self.dirpath)) / noted.name
@@ -49,3 +50,10 @@ class BestCheckpoint(ModelCheckpoint):
             "kth_best_model_path": str(best),
             "best_k_models": {str(best): state["best_model_score"]},
         }
+
+    def _is_of(self, place: Path, state: dict[str, Any]) -> bool:
+        """Whether a file is the best checkpoint that a state speaks of, not another run's."""
+        if not place.is_file():
+            return False
+        own = read_checkpoint(place)["callbacks"].get(self.state_key, {})
+        return bool(own.get("best_model_score") == state["best_model_score"])

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, exit_status, reason
-from datamodules.files import check_place
+from datamodules.files import check_place, printable
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.image_folder import ImageFolderDataModule  # noqa: F401 - found by name on the command line
 from datamodules.mnist import MNISTDataModule  # noqa: F401
@@ -168,6 +169,7 @@ class DigitDoodleCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
+        kwargs["use_distributed_sampler"] = False  # the datamodules share the images out
         if self.subcommand != "fit" or config["fast_dev_run"]:
             # A logger would leave an empty run folder behind.
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
@@ -223,7 +225,7 @@ class DigitDoodleCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then print the result."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with self._running():
                 self.trainer.fit(**kwargs, weights_only=True)
         except BaseException:
             self._discard_run_folder()
@@ -234,14 +236,14 @@ class DigitDoodleCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation images and print the metrics."""
-        with contextlib.redirect_stdout(sys.stderr):
-            (metrics,) = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        with self._running():
+            metrics = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
         self._print_metrics(metrics)
 
     def test(self, **kwargs: Any) -> None:
         """Score the test images and print the metrics."""
-        with contextlib.redirect_stdout(sys.stderr):
-            (metrics,) = self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        with self._running():
+            metrics = self.trainer.test(**kwargs, verbose=False, weights_only=True)
         self._print_metrics(metrics)
 
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
@@ -251,16 +253,30 @@ class DigitDoodleCLI(LightningCLI):
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
-        with contextlib.redirect_stdout(sys.stderr):
+        with self._running():
             paths, probabilities = predict_files(self.trainer, self.model, images, None if export else ckpt_path)
         if self.trainer.is_global_zero:
             write_predictions(output, paths, probabilities, self.model.class_names)
-            print(f"{len(paths)} images: {output}")
+            print(f"{len(paths)} images: {printable(str(output))}")
 
-    def _print_metrics(self, metrics: Any) -> None:
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Keep stdout for the result; limits and intervals that leave nothing to do are the user's to put right."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, ValueError) and "val_check_interval" not in str(error):
+                raise
+            raise UserError(f"trainer: {error}") from error
+
+    def _print_metrics(self, results: Any) -> None:
+        if not results:
+            raise UserError(f"no image was scored: --trainer.limit_*_batches leaves none to {self.subcommand}")
         if self.trainer.is_global_zero:
+            (metrics,) = results
             width = max(map(len, metrics))
-            print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+            print("\n".join(f"{printable(name):<{width}}  {value:.4f}" for name, value in metrics.items()))
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -275,7 +291,7 @@ def describe(summary: dict[str, Any]) -> str:
         "checkpoint": summary["checkpoint"],
         "run folder": summary["run"],
     }
-    return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+    return "\n".join(f"{name:<20} {printable(str(value))}" for name, value in rows.items())
 
 
 def _with_first_configs(args: list[str]) -> list[str]:

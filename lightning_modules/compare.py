@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datamodules.errors import UserError, exit_status
-from datamodules.files import check_figure, check_place, save_figure, written_aside
+from datamodules.files import check_figure, check_place, printable, save_figure, short_name, written_aside
 from datamodules.splits import VAL, read_rows
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import Classifier
@@ -135,7 +135,7 @@ def plot_comparison(runs: list[Run], note: str | None = None) -> Figure:
         history = run.summary["history"]
         epochs = [row["epoch"] for row in history]
         accuracies = [100 * row["val_accuracy"] for row in history]
-        label = f"{run.name}: {run.summary['val_accuracy']:.2%}"
+        label = f"{run.summary['val_accuracy']:.2%} {short_name(run.name, 40)}"
         (line,) = axes.plot(epochs, accuracies, "o-", ms=3, label=label)
         axes.plot(epochs, [100 * row["train_accuracy"] for row in history], lw=0.8, ls=":", color=line.get_color())
         shown.append(accuracies)
@@ -150,7 +150,9 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     """Columns under each other, for people."""
     cells = [COLUMNS, *([f"{row[name]}" for name in COLUMNS] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(
+        "  ".join(printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
+    )
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -180,8 +182,8 @@ def main(args: list[str] | None = None) -> int:
         rows = compare(runs)
         print(as_table(rows))
         if note:
-            print(f"note: {note}")
-        with written_aside(options.output, "w", encoding="utf-8", newline="") as file:
+            print(f"note: {printable(note)}")
+        with written_aside(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(as_csv(rows))
         save_figure(plot_comparison(runs, note), options.figure)
 

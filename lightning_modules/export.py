@@ -34,6 +34,7 @@ from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.model_card import write_model_card
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
 
 
 class Probabilities(nn.Module):
@@ -88,7 +89,7 @@ def export(run: Path, folder: Path) -> dict[str, float]:
         UserError: The run isn't finished, its data have gone, the folder holds something else, or the packages of the
             ``export`` extra are missing.
     """
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
         raise UserError(f"{folder}: holds something that is no export; name another folder")
     for package in ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
@@ -143,7 +144,7 @@ def write_programs(
     """Write all forms, then run each from its file over the dataset; returns the largest differences."""
     model.to(memory_format=torch.contiguous_format)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     example = torch.zeros(2, model.in_channels, model.image_size, model.image_size, dtype=torch.uint8)
     network = Probabilities(model).eval()
     dynamic = {"images": {0: torch.export.Dim("batch")}}

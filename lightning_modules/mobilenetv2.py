@@ -126,9 +126,17 @@ class MobileNetV2(Classifier):
             self.backbone.eval()
         return self
 
+    def on_train_start(self) -> None:
+        """Unfreeze the backbone in a run that is resumed in the middle of an epoch."""
+        super().on_train_start()
+        self._unfreeze_if_due()
+
     def on_train_epoch_start(self) -> None:
-        """Unfreeze the backbone when its epoch has come, also in a run that is resumed there."""
+        """Unfreeze the backbone when its epoch has come."""
         super().on_train_epoch_start()
+        self._unfreeze_if_due()
+
+    def _unfreeze_if_due(self) -> None:
         self.frozen = self.unfreeze_at is None or self.current_epoch < self.unfreeze_at
         self.train()
 

@@ -135,4 +135,4 @@ def write_model_card(
         versions=", ".join(f"{package} {version}" for package, version in summary["versions"].items()),
         differences=", ".join(f"`{form}` {difference:.1e}" for form, difference in differences.items()),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # folders need not be called in UTF-8

@@ -109,7 +109,7 @@ class RunReport(Callback):
         if self.summary is None:
             self._write(trainer, pl_module)
         if self.summary is None:
-            rank_zero_info("Nothing was validated, so there is no best checkpoint and no summary.")
+            rank_zero_info("There is no best checkpoint, so there is no summary: nothing was validated, or it is gone.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write summary and pictures of what there is when training is interrupted."""

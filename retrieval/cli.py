@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError, exit_status
+from datamodules.files import check_figure, check_place, printable, save_figure, written_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,10 +194,10 @@ def _index(options: argparse.Namespace) -> None:
     if options.json:
         _print_json({**vars(update), "index": str(index.location)})
     else:
-        print(f"{_printable(str(index.location))}: {_counts(update)}")
+        print(f"{printable(str(index.location))}: {_counts(update)}")
     if update.errors:
         total = update.encoded + update.known + update.unchanged + len(update.errors)
-        broken = "\n  ".join(_printable(error) for error in update.errors)
+        broken = "\n  ".join(printable(error) for error in update.errors)
         message = f"{len(update.errors)} of {total} files can't be read, the others are indexed"
         if options.on_unreadable == "error":
             raise UserError(f"{message}; mend or remove them, or pass --on-unreadable skip:\n  {broken}")
@@ -204,8 +205,6 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _query(options: argparse.Namespace) -> None:
-    from datamodules.files import check_figure, save_figure
-
     if options.explain and options.figure is None:
         raise UserError("--explain draws on the figure: name it with --figure FILE")
     if options.figure is not None:
@@ -221,7 +220,7 @@ def _query(options: argparse.Namespace) -> None:
                 found = {"path": str(match.path), "distance": match.distance, "label": match.label}
                 _print_json({"query": str(query), "rank": rank, **found})
         else:
-            print(f"{_printable(str(query))}:")
+            print(f"{printable(str(query))}:")
             rows = [[f"{match.distance:.4f}", match.label or "", str(match.path)] for match in matches]
             _print_table(["distance", "label", "path"], rows)
     if options.figure is not None:
@@ -239,7 +238,7 @@ def _find_query(name: str, database: Path) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise UserError(f"no such image: {', '.join(_printable(str(place)) for place in places)}")
+    raise UserError(f"no such image: {', '.join(printable(str(place)) for place in places)}")
 
 
 def _query_folders(database: Path) -> list[Path]:
@@ -249,7 +248,6 @@ def _query_folders(database: Path) -> list[Path]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from datamodules.files import check_figure, save_figure
     from retrieval.evaluation import rank, read_queries, recall, summarise
 
     if options.recall and (options.queries is not None or options.figure is not None):
@@ -302,7 +300,6 @@ def _audit(options: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from datamodules.files import check_figure, check_place, save_figure, written_aside
     from datamodules.splits import read_rows
     from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
@@ -364,12 +361,12 @@ def _serve(options: argparse.Namespace) -> None:
         page = build_page(shared, recogniser, samples)
         show = is_loopback(options.host) and sys.stdout.isatty()
         address = serve(page, options.host, options.port, users, show)
-        print(f"serving {_printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
+        print(f"serving {printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    lines = [columns, *([_printable(cell) for cell in row] for row in rows)]
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -381,8 +378,3 @@ def _print_json(row: dict[str, Any]) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    """Text on one line, whatever a file name holds: other signs as escapes."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

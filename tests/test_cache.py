@@ -116,6 +116,18 @@ def test_unreadable_files_are_listed_and_have_no_row(load, digits):
     assert load().errors == images.errors
 
 
+def test_a_file_that_could_not_be_read_is_tried_again(digits, load):
+    broken = digits / "1_digits" / "3.png"
+    status = broken.stat()
+    whole = broken.read_bytes()
+    broken.write_bytes(bytes(len(whole)))  # as what can't be read: size and time stay the same
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(load().errors) == 1
+    broken.write_bytes(whole)
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert load().errors == {}
+
+
 def test_several_processes_may_build_it_at_once(digits, tmp_path):
     processes = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(4, processes) as pool:

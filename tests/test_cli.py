@@ -252,6 +252,19 @@ def test_a_run_that_is_resumed_from_another_folder_keeps_its_best_checkpoint(tra
         assert summaries[1][key] == summaries[0][key]
 
 
+def test_a_resumed_run_takes_no_other_run_for_its_best(trained, capsys, caplog):
+    shutil.copytree(trained / "checkpoints", "models")
+    shutil.rmtree("runs")
+    best = torch.load("models/best.ckpt", weights_only=True)
+    (key,) = [key for key in best["callbacks"] if key.startswith("BestCheckpoint")]
+    best["callbacks"][key]["best_model_score"] -= 0.01
+    torch.save(best, "models/best.ckpt")
+    with caplog.at_level("INFO"):
+        assert run(capsys, "fit", "--config", TINY, "--ckpt_path", "models/last.ckpt") == ""
+    assert "There is no best checkpoint" in caplog.text
+    assert not list(Path("runs").rglob("best.ckpt"))
+
+
 @pytest.mark.parametrize("in_folder", [True, False])
 def test_a_config_that_lies_beside_a_checkpoint_by_chance_is_not_read(trained, capsys, in_folder):
     last = Path("models" if in_folder else "", "last.ckpt")
@@ -259,6 +272,27 @@ def test_a_config_that_lies_beside_a_checkpoint_by_chance_is_not_read(trained, c
     shutil.copy(trained / "checkpoints" / "last.ckpt", last)
     Path("config.yaml").write_text("colour: blue\n")
     run(capsys, "fit", "--ckpt_path", str(last), "--config", TINY)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("fit", ["--trainer.val_check_interval", "1000"], "val_check_interval"),
+        ("fit", ["--trainer.limit_val_batches", "0.01"], "limit_val_batches"),
+        (
+            "validate",
+            ["--trainer.limit_val_batches", "0"],
+            "no image was scored: --trainer.limit_*_batches leaves none",
+        ),
+        ("test", ["--trainer.limit_test_batches", "0.01"], "limit_test_batches"),
+    ],
+)
+def test_limits_that_leave_nothing_to_do_are_one_clear_line(trained, capsys, command, options, message):
+    given = ["--config", TINY] if command == "fit" else ["--ckpt_path", best(trained)]
+    err = fail(capsys, command, *given, *options)
+    assert message in err
+    assert "Traceback" not in err
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
 
 
 def history(run_folder):
@@ -269,7 +303,7 @@ def history(run_folder):
 def test_a_run_that_is_never_validated_ends_well_and_says_so(workplace, capsys, caplog, options):
     with caplog.at_level("INFO"):
         assert run(capsys, "fit", "--config", TINY, *options) == ""
-    assert caplog.text.count("Nothing was validated") == 1
+    assert caplog.text.count("There is no best checkpoint, so there is no summary") == 1
     folder = workplace / "runs" / "custom_cnn" / "version_0"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
 

@@ -159,6 +159,11 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     assert status == 1
     assert "digits: holds something that is no export" in err
     assert (workplace / "digits" / "0_digits").exists()
+    (workplace / "DigitDoodleNet" / "notes.txt").write_text("my own")
+    status, _, err = command(capsys, export, FIRST, "DigitDoodleNet")
+    assert status == 1
+    assert "DigitDoodleNet: holds something that is no export" in err
+    assert (workplace / "DigitDoodleNet" / "notes.txt").exists()
     assert not list(workplace.glob(".DigitDoodleNet*"))
 
 

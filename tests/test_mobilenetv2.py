@@ -146,6 +146,15 @@ def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after
     assert_same_weights(last["whole"], workplace / "runs" / "rest" / "version_0" / "checkpoints" / "last.ckpt")
 
 
+def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learns(weights, capsys, workplace):
+    options = [*weights, "--model.unfreeze_at", "1", "--model.schedule", "constant"]
+    fit(capsys, *options, "--name", "part", "--trainer.max_steps", "4")
+    last = workplace / "runs" / "part" / "version_0" / "checkpoints" / "last.ckpt"
+    before = torch.load(last, weights_only=True)["state_dict"]
+    seen = fit(capsys, *options, "--ckpt_path", str(last), "--trainer.max_steps", "6")
+    assert not torch.equal(before["backbone.conv_stem.weight"], seen[-1]["conv_stem.weight"])
+
+
 def test_a_checkpoint_needs_no_other_weights(weights, capsys, workplace):
     run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
     (workplace / "weights.pth").unlink()
