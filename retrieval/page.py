@@ -133,7 +133,7 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     def ask_several(image: Upload, images: list[Upload] | None) -> list[Path]:
         return _paths(*images or []) or _paths(image)
 
-    def search(queries: list[Path], *options: Any) -> tuple[str, Any, list[str]]:
+    def show(queries: list[Path], *options: Any) -> tuple[str, Any, list[str]]:
         return _show(index, queries, *options)
 
     def search_with_match(chosen: gr.SelectData, paths: list[str]) -> str:
@@ -143,11 +143,11 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
     what, outputs = [asked, *settings], [status, shown, found]
     listen = {**LISTEN, "concurrency_id": "search"}
     # Noted before it is searched with: a setting that is changed meanwhile is for this one as well.
-    query.change(_paths, query, asked, **LISTEN).success(search, what, outputs, **listen)
-    several.change(ask_several, [query, several], asked, **LISTEN).success(search, what, outputs, **listen)
+    query.change(_paths, query, asked, **LISTEN).success(show, what, outputs, **listen)
+    several.change(ask_several, [query, several], asked, **LISTEN).success(show, what, outputs, **listen)
     gr.on(
         [k.input, label.input, threshold.input, explained.input],
-        search,
+        show,
         what,
         outputs,
         trigger_mode="always_last",  # a slider that is dragged moves many times
