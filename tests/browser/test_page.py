@@ -206,6 +206,7 @@ def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(pag
     upload(page, broken, into="upload")
     page.wait_for_function("() => document.querySelector('#note textarea, #note input')?.value.includes('broken.png')")
     page.locator("#upload").get_by_label("Remove Image").click()
+    page.wait_for_function("() => !document.querySelector('#note textarea, #note input')?.value.includes('broken.png')")
     upload(page, digit, into="upload")
     page.locator("#similar img").first.wait_for()
     assert recognised(page) == recogniser.recognise(Image.open(digit)).best
