@@ -86,7 +86,7 @@ def plot_mistakes(dataset: ImageDataset, predictions: Predictions, class_names: 
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     confidence = predictions.probabilities.amax(dim=1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
-    figure = _grid(_rows(dataset.__getitems__(worst).images))
+    figure = _grid(_rows(dataset.__getitems__(worst).images), height=1.75)  # with room for three lines
     names = dataset.names
     for axes, row in zip(figure.axes, worst, strict=True):
         true = short_name(class_names[predictions.labels[row]], 14)
@@ -115,10 +115,10 @@ def _rows(images: Tensor, columns: int = 8) -> list[npt.NDArray[np.generic]]:
     return [images[start : start + columns].numpy() for start in range(0, len(images), columns)]
 
 
-def _grid(rows: list[npt.NDArray[np.generic]]) -> Figure:
+def _grid(rows: list[npt.NDArray[np.generic]], height: float = 1.45) -> Figure:
     columns = max(map(len, rows), default=0)
     # The title needs some width, however few images there are.
-    figure = Figure(figsize=(1.45 * max(columns, 4), 1.75 * max(len(rows), 1) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.45 * max(columns, 4), height * max(len(rows), 1) + 0.4), layout="constrained")
     for number, row in enumerate(rows):
         for place, image in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, number * columns + place + 1)
