@@ -143,6 +143,7 @@ class SQLiteStore:
                 header = self._header
                 self._open()
                 if self._header != header:
+                    self._header, self._taken_as = header, ()  # so that the next one is told as well
                     raise UserError(f"{self.path}: made anew by another encoder: start again")
             self._connection.execute(f"BEGIN {kind}")
             try:
