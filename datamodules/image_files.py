@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Batch, ShardSampler, keep_batch
 from datamodules.errors import UserError
-from datamodules.images import EXTENSIONS, ImageError, find_images, read_image, to_pixels
+from datamodules.images import ImageError, find_images, no_images, read_image, to_pixels
 
 
 class ImageFileDataset(Dataset[Batch]):
@@ -94,7 +94,7 @@ class ImageFilesDataModule(LightningDataModule):
             if not image.exists():
                 raise UserError(f"{image}: no such file or folder")
             if not found:
-                raise UserError(f"{image}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+                raise no_images(image)
             paths += found
         self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels)
 

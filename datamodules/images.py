@@ -55,6 +55,11 @@ def find_images(folder: Path) -> list[Path]:
     return [folder / name for name in natural_sorted(found)]
 
 
+def no_images(folder: Path) -> UserError:
+    """What to raise for a folder in which ``find_images`` finds none."""
+    return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+
+
 def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
     """Decode the bytes of an image file, upright, as grey or colour.
 

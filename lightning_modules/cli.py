@@ -132,6 +132,7 @@ class DigitDoodleCLI(LightningCLI):
         )
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        keep_integers(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; our defaults and the hyper-parameters in a checkpoint are first configs, which all others override."""
@@ -277,6 +278,17 @@ class DigitDoodleCLI(LightningCLI):
             (metrics,) = results
             width = max(map(len, metrics))
             print("\n".join(f"{printable(name):<{width}}  {value:.4f}" for name, value in metrics.items()))
+
+
+def keep_integers(parser: LightningArgumentParser) -> None:
+    """Let ``--trainer.limit_train_batches 1`` be one batch: read as 1.0 it would be all of them.
+
+    The parser tries ``float`` before ``int`` where some package asked for ``Union[float, int]`` before Lightning asked
+    for ``Union[int, float]``: to Python both are one object, the one that was made first.
+    """
+    for action in parser._actions:
+        if vars(action).get("_typehint") == int | float | None:
+            vars(action)["_typehint"] = int | float | None
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None) -> "ImageIndex":
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
+    from datamodules.images import find_images, no_images
     from retrieval.location import find_location, open_store
     from retrieval.store import MissingIndexError
 
@@ -134,6 +135,8 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
         except MissingIndexError:
             if team is None and not isinstance(location, Path):  # only `index` makes one there
                 raise
+            if not find_images(folder):  # said before weights are read, or downloaded
+                raise no_images(folder) from None
             return None
 
     # Before torch is imported: an index that can't be reached is said at once.

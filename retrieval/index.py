@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
-from datamodules.images import EXTENSIONS, ImageError, decode_image, find_images, read_bytes
+from datamodules.images import ImageError, decode_image, find_images, no_images, read_bytes
 from datamodules.splits import digest
 from retrieval.encoder import Encoder, Pixels
 from retrieval.location import Location, find_location, open_store, sole_writer
@@ -168,7 +168,7 @@ class ImageIndex:
         paths = self._find()
         self._store = self._store or _open_if_there(self.location, self.encoder)
         if not paths and self._store is None:
-            raise UserError(f"{self.folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+            raise no_images(self.folder)
         if self._store is not None:
             plan = self._compare(self._store, paths)
             if not isinstance(self.location, Path) or not (plan.changed or plan.removed):

@@ -43,7 +43,7 @@ class Guard:
         limit: POSTs that one address may make.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem = MOST_REQUESTS) -> None:
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
         self._limit = limit
@@ -201,13 +201,14 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
     """
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many, and warns in between
     hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
+    middleware = [Middleware(Guard, hosts=hosts, limit=MOST_REQUESTS)]
     page.queue(max_size=1000)
     try:
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
             auth=users,
-            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
             max_file_size=MOST_BYTES,
             max_threads=MOST_THREADS,
             state_session_capacity=MOST_SESSIONS,

@@ -8,16 +8,19 @@ import signal
 import stat
 import sys
 from pathlib import Path
+from types import NoneType
+from typing import Union
 
 import pytest
 import tensorboard.compat
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
-from lightning_modules.cli import main
+from lightning_modules.cli import keep_integers, main
 from lightning_modules.evaluation import evaluate
 from lightning_modules.mobilenetv2 import MobileNetV2
 from lightning_modules.reference_cnn import ReferenceCNN
@@ -193,6 +196,15 @@ def test_predict_agrees_with_validation_on_the_same_files(trained, capsys):
     with Path("out.csv").open() as file:
         for row, probabilities in zip(csv.DictReader(file), expected.probabilities, strict=True):
             assert float(row["probability"]) == pytest.approx(probabilities.max().item(), abs=1e-5)
+
+
+def test_one_batch_is_not_all_of_them():
+    parser = LightningArgumentParser()
+    parser.add_argument("--limit", type=Union[float, int, None])  # noqa: UP007 - Lightning's may come to be this
+    assert isinstance(parser.parse_args(["--limit", "1"]).limit, float)
+    keep_integers(parser)
+    kinds = [type(parser.parse_args(["--limit", limit]).limit) for limit in ("1", "1.0", "null")]
+    assert kinds == [int, float, NoneType]
 
 
 def test_predict_writes_nothing_of_images_that_it_never_saw(trained, capsys):

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from limits import RateLimitItemPerSecond
 from playwright.sync_api import sync_playwright
 
 from lightning_modules.cli import main
@@ -76,7 +77,10 @@ def address(collection, index, recogniser):
     """The page, being served."""
     shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
     page = build_page(shared, recogniser, find_samples(collection / "query_images"))
-    yield serve(page, "127.0.0.1", free_port(), None).rstrip("/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retrieval.server.MOST_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
+        address = serve(page, "127.0.0.1", free_port(), None)
+    yield address.rstrip("/")
     page.close()
 
 
