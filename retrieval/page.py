@@ -354,12 +354,15 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         images = [(_enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
         return result.probabilities, _enlarged(result.seen), images, told
 
-    def look_at_drawing(drawing: dict[str, Upload] | None) -> tuple[Any, ...]:
-        return look(drawing and drawing["composite"])
+    def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
+        drawn = look(drawing and drawing["composite"])
+        # The canvas also reports once it is set up, which may be after a picture has been chosen.
+        return look(picture) if drawn[0] is None and picture is not None else drawn
 
     outputs = [probabilities, seen, similar, note]
     listen = {**LISTEN, "concurrency_id": "recognise"}
-    canvas.input(look_at_drawing, canvas, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
+    drawn = [canvas, upload]
+    canvas.input(look_at_drawing, drawn, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
     canvas.clear(lambda: (paper, None, None, []), None, [canvas, *outputs[:3]], **listen)
     upload.change(look, upload, outputs, **listen)
 

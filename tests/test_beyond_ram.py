@@ -11,8 +11,8 @@ from lightning_modules.cli import main
 from tests.conftest import TINY, draw_digit
 
 resource = pytest.importorskip("resource")
-SIZE, COUNT = 400, 1800  # pixels square, images: 288 MB
-ROOM = 160 * 2**20  # for the network, batches, pictures, and what reads ahead: half of it is needed
+SIZE, COUNT = 200, 3000  # pixels square, images: 120 MB
+ROOM = 80 * 2**20  # for the network, batches, pictures, and what reads ahead: half of it is needed
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def train_with_little_room(options: list[str]) -> None:
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="Linux can cap memory that is no mapped file")
 def test_pixels_beyond_the_memory_are_read_from_the_mapped_cache(many_digits):
-    options = ["--data.root", str(many_digits), "--data.image_size", str(SIZE), "--data.batch_size", "4"]
+    options = ["--data.root", str(many_digits), "--data.image_size", str(SIZE), "--data.batch_size", "16"]
     options += ["--data.max_ram_share", "0"]
     process = multiprocessing.get_context("spawn").Process(target=train_with_little_room, args=[options])
     process.start()

@@ -66,11 +66,13 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
         assert (last.parents[1] / name).stat().st_size > 0
 
 
+DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+
+
 @pytest.mark.torchrun
 def test_a_process_may_have_no_share_of_the_images(trained, workplace):
-    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     best = str(trained / "checkpoints" / "best.ckpt")
-    process = start("predict", "--ckpt_path", best, "--images", "digits/1_digits/0.png", *ddp)
+    process = start("predict", "--ckpt_path", best, "--images", "digits/1_digits/0.png", *DDP)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out == "1 images: predictions.csv\n"
@@ -79,44 +81,48 @@ def test_a_process_may_have_no_share_of_the_images(trained, workplace):
 
 
 @pytest.mark.torchrun
-def test_two_processes_train_and_score_as_one(workplace, capsys):
-    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+def test_two_processes_score_and_predict_as_one(trained, workplace, capsys):
     # 60 images: 12 for validation, in batches of at most 5, so that the processes have unequal shares.
-    process = start("fit", "--config", TINY, "--data.batch_size", "5", *ddp)
+    best = ["--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
+    score = ["validate", *best, "--data.batch_size", "5"]
+    predict = ["predict", *best, "--images", "digits", "--output"]
+    assert main(score) == 0
+    of_one = capsys.readouterr().out
+    assert main([*predict, "one.csv"]) == 0
+    for command, expected in ((score, of_one), ([*predict, "two.csv"], "60 images: two.csv\n")):
+        process = start(*command, *DDP)
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert out == expected
+    one, two = (list(csv.reader((workplace / name).open())) for name in ("one.csv", "two.csv"))
+    assert len(one) == 61
+    assert one == two
+
+
+@pytest.mark.torchrun
+def test_two_processes_train_and_resume_together(workplace, capsys):
+    fit = ["fit", "--config", TINY, "--data.batch_size", "5", *DDP]
+    process = start(*fit)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.count("validation accuracy") == 1
     run = workplace / RUNS / "version_0"
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
     reported = json.loads((run / "summary.json").read_text())
-    best = str(run / "checkpoints" / "best.ckpt")
-
-    assert main(["validate", "--ckpt_path", best]) == 0
+    assert main(["validate", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]) == 0
     of_one = capsys.readouterr().out
     assert f"val_accuracy  {reported['val_accuracy']:.4f}" in of_one
     of_two = reported["history"][reported["best_epoch"] - 1]
     assert f"val_loss      {of_two['val_loss']:.4f}" in of_one
-    process = start("validate", "--ckpt_path", best, *ddp)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert out == of_one
-
-    process = start("predict", "--ckpt_path", best, "--images", "digits", "--output", "two.csv", *ddp)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert main(["predict", "--ckpt_path", best, "--images", "digits", "--output", "one.csv"]) == 0
-    one, two = (list(csv.reader((workplace / name).open())) for name in ("one.csv", "two.csv"))
-    assert len(one) == 61
-    assert one == two
 
     kill = ["--trainer.callbacks+", "tests.test_processes.Kill", "--trainer.callbacks.epoch", "2"]
-    process = start("fit", "--config", TINY, "--data.batch_size", "5", "--name", "killed", *ddp, *kill)
+    process = start(*fit, "--name", "killed", *kill)
     process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL
     last = [workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("custom_cnn", "killed")]
     torchrun = ["--nproc-per-node", "2", "-m", "lightning_modules"]
-    fit = ["fit", "--config", TINY, "--data.batch_size", "5", *ddp, "--name", "resumed", "--ckpt_path", str(last[1])]
-    process = start(*torchrun, *fit, module="torch.distributed.run")
+    resume = ["--name", "resumed", "--ckpt_path", str(last[1])]
+    process = start(*torchrun, *fit, *resume, module="torch.distributed.run")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.count("validation accuracy") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from limits import RateLimitItemPerSecond
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from lightning_modules.cli import main
 from retrieval.batching import BatchingEncoder
@@ -18,6 +18,7 @@ from retrieval.server import serve
 from tests.conftest import draw_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu-vsync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 KINDS = ("sky", "grass", "sand")
 
 
@@ -89,6 +90,27 @@ def browser():
     if CHROMIUM is None:
         pytest.fail("no Chromium here: `apt-get install chromium` or its like")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu-vsync"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page as it opens; nothing that it does may reach another machine, or fail in the browser."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    requested, failed = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#query")
+    yield page
+    page.close()
+    assert failed == []
+    elsewhere = [url for url in requested if not url.startswith((address, "data:", "blob:"))]
+    assert requested
+    assert elsewhere == []
+
+
+def upload(page: Page, *paths: Path, into: str = "query") -> None:
+    page.set_input_files(f"#{into} input[type=file]", [str(path) for path in paths])

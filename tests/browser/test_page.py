@@ -4,43 +4,11 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
 from playwright.sync_api import Page
 
-from tests.browser.conftest import train
-from tests.browser.strokes import STROKES
-from tests.conftest import SHARED
+from tests.browser.conftest import upload
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A network that has learnt MNIST a little, or the embedded digits where MNIST isn't here."""
-    mnist = ["--data", "MNISTDataModule", "--data.root", str(SHARED / "data"), "--data.val_fraction", "0.02"]
-    mnist += ["--trainer.limit_train_batches", "250"]
-    return train(tmp_path_factory.mktemp("training"), *(mnist if SHARED.is_dir() else []))
-
-
-@pytest.fixture
-def page(browser, address):
-    """The page as it opens; nothing that it does may reach another machine, or fail in the browser."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    requested, failed = [], []
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.goto(address)
-    page.wait_for_selector("#query")
-    yield page
-    page.close()
-    assert failed == []
-    elsewhere = [url for url in requested if not url.startswith((address, "data:", "blob:"))]
-    assert requested
-    assert elsewhere == []
-
-
-def upload(page: Page, *paths: Path, into: str = "query") -> None:
-    page.set_input_files(f"#{into} input[type=file]", [str(path) for path in paths])
 
 
 def wait_for_status(page: Page, text: str) -> None:
@@ -143,73 +111,6 @@ def test_a_broken_image_gets_a_sentence_and_the_page_goes_on(page, collection, t
     page.get_by_label("Remove Image").click()
     upload(page, collection / "query_images" / "sky_30.jpg")
     wait_for_status(page, "4 matches for sky_30.jpg")
-
-
-def draw(page: Page, digit: int) -> None:
-    canvas = page.locator("#canvas canvas").first
-    box = canvas.bounding_box()
-    side = 0.8 * min(box["width"], box["height"])
-    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
-    for stroke in STROKES[digit]:
-        points = [(left + across * side, top + down * side) for across, down in stroke]
-        page.mouse.move(*points[0])
-        page.mouse.down()
-        for point in points[1:]:
-            page.mouse.move(*point)
-        page.mouse.up()
-
-
-def clear(page: Page) -> None:
-    """Clear the canvas, and wait until the server has sent new paper."""
-    with page.expect_response(lambda response: "/file=" in response.url and "image" in response.url):
-        page.get_by_label("Clear canvas").click()
-    page.get_by_text("select the draw tool").wait_for(state="hidden")
-    page.wait_for_timeout(1000)
-
-
-def recognised(page: Page) -> str | None:
-    """What the page says once it says the same for a while: it goes on recognising while one draws."""
-    said = [None]
-    for _ in range(240):  # a minute, for a machine that does other things as well
-        page.wait_for_timeout(250)
-        heading = page.locator("#probabilities [data-testid=label-output-value]")
-        said.append(heading.inner_text().strip() if heading.count() else None)
-        if len(said) > 6 and said[-1] is not None and len(set(said[-5:])) == 1:
-            break
-    return said[-1]
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="MNIST is not here")
-def test_drawn_digits_are_recognised(page):
-    page.get_by_role("tab", name="Recognise").click()
-    page.locator("#canvas canvas").first.wait_for()
-    page.wait_for_timeout(1000)
-    answers = []
-    for digit in STROKES:
-        draw(page, digit)
-        answers.append(recognised(page))
-        if digit == 2:
-            page.locator("#seen img").first.wait_for()
-            page.locator("#similar img").nth(3).wait_for()
-            assert len(page.locator("#probabilities .confidence-set").all()) == 10
-        clear(page)
-    right = [answer == str(digit) for digit, answer in zip(STROKES, answers, strict=True)]
-    assert sum(right) >= 9, answers
-
-
-def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(page, recogniser, tmp_path):
-    digit, broken = tmp_path / "seven.png", tmp_path / "broken.png"
-    pixels = recogniser.train_set[0].images[0].numpy()
-    Image.fromarray(255 - pixels[0]).resize((90, 90)).save(digit)  # dark on light, as on paper
-    broken.write_bytes(digit.read_bytes()[:60])
-    page.get_by_role("tab", name="Recognise").click()
-    upload(page, broken, into="upload")
-    page.wait_for_function("() => document.querySelector('#note textarea, #note input')?.value.includes('broken.png')")
-    page.locator("#upload").get_by_label("Remove Image").click()
-    page.wait_for_function("() => !document.querySelector('#note textarea, #note input')?.value.includes('broken.png')")
-    upload(page, digit, into="upload")
-    page.locator("#similar img").first.wait_for()
-    assert recognised(page) == recogniser.recognise(Image.open(digit)).best
 
 
 def test_a_phone_shows_all_of_it(browser, address, collection):
