@@ -18,7 +18,6 @@ from retrieval.server import serve
 from tests.conftest import draw_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu-vsync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 KINDS = ("sky", "grass", "sand")
 
 
@@ -90,7 +89,7 @@ def browser():
     if CHROMIUM is None:
         pytest.fail("no Chromium here: `apt-get install chromium` or its like")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu-vsync"])
         yield browser
         browser.close()
 
