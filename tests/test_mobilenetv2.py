@@ -136,14 +136,16 @@ def test_both_learning_rates_stand_in_the_optimiser_from_the_start():
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("stopped_after", [1, 2])
-def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after):
+def test_a_run_resumes_in_either_phase(weights, capsys, workplace):
     config = ["--config", TINY, *SMALL, *weights, "--model.unfreeze_at", "2", "--model.schedule", "constant"]
+    last = {
+        name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "1", "2", "3")
+    }
     run(capsys, "fit", *config, "--name", "whole")
-    run(capsys, "fit", *config, "--name", "part", "--trainer.max_epochs", str(stopped_after))
-    last = {name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "part")}
-    run(capsys, "fit", *config, "--name", "rest", "--ckpt_path", str(last["part"]))
-    assert_same_weights(last["whole"], workplace / "runs" / "rest" / "version_0" / "checkpoints" / "last.ckpt")
+    for epochs in ("1", "2", "3"):
+        resume = [] if epochs == "1" else ["--ckpt_path", str(last[str(int(epochs) - 1)])]
+        run(capsys, "fit", *config, "--name", epochs, "--trainer.max_epochs", epochs, *resume)
+    assert_same_weights(last["whole"], last["3"])
 
 
 def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learns(weights, capsys, workplace):
@@ -155,19 +157,13 @@ def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learn
     assert not torch.equal(before["backbone.conv_stem.weight"], seen[-1]["conv_stem.weight"])
 
 
-def test_a_checkpoint_needs_no_other_weights(weights, capsys, workplace):
+def test_scoring_and_resuming_need_no_other_weights(weights, capsys, workplace):
     run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
     (workplace / "weights.pth").unlink()
-    best = workplace / "runs" / "mobilenetv2" / "version_0" / "checkpoints" / "best.ckpt"
-    assert load_classifier(best).class_names == ["0_digits", "1_digits", "2_digits"]
-    assert "test_accuracy" in run(capsys, "test", "--ckpt_path", str(best))
-
-
-def test_a_resumed_run_needs_no_other_weights(weights, capsys, workplace):
-    run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
-    (workplace / "weights.pth").unlink()
-    last = workplace / "runs" / "mobilenetv2" / "version_0" / "checkpoints" / "last.ckpt"
-    run(capsys, "fit", "--ckpt_path", str(last))
+    checkpoints = workplace / "runs" / "mobilenetv2" / "version_0" / "checkpoints"
+    assert load_classifier(checkpoints / "best.ckpt").class_names == ["0_digits", "1_digits", "2_digits"]
+    assert "test_accuracy" in run(capsys, "test", "--ckpt_path", str(checkpoints / "best.ckpt"))
+    run(capsys, "fit", "--ckpt_path", str(checkpoints / "last.ckpt"))
 
 
 def test_weights_that_cannot_be_downloaded_name_the_ways_on(monkeypatch, tmp_path):
