@@ -356,13 +356,13 @@ def _recognise_tab(recogniser: Recogniser) -> None:
 
     def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
         drawn = look(drawing and drawing["composite"])
-        # The canvas also reports once it is set up, which may be after a picture has been chosen.
+        # Blank paper leaves the picture's answer: the canvas reports itself once it is set up, maybe after the choice.
         return look(picture) if drawn[0] is None and picture is not None else drawn
 
     outputs = [probabilities, seen, similar, note]
     listen = {**LISTEN, "concurrency_id": "recognise"}
-    drawn = [canvas, upload]
-    canvas.input(look_at_drawing, drawn, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
+    both = [canvas, upload]
+    canvas.input(look_at_drawing, both, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
     canvas.clear(lambda: (paper, None, None, []), None, [canvas, *outputs[:3]], **listen)
     upload.change(look, upload, outputs, **listen)
 

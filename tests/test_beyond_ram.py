@@ -1,5 +1,6 @@
 """Training from more pixels than the process may have memory for."""
 
+import json
 import multiprocessing
 
 import numpy as np
@@ -47,3 +48,5 @@ def test_pixels_beyond_the_memory_are_read_from_the_mapped_cache(many_digits):
     process.join(300)  # a thread that gets no memory may leave the others waiting
     process.kill()
     assert process.exitcode == 0
+    summary = many_digits.parent / "runs" / "custom_cnn" / "version_0" / "summary.json"
+    assert json.loads(summary.read_text())["val_images"] == COUNT // 5

@@ -14,6 +14,7 @@ from tests.conftest import TINY, start, wait_for
 from tests.test_cli import assert_same_weights
 
 RUNS = "runs/custom_cnn"
+DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
 
 class Kill(Callback):
@@ -64,9 +65,6 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
     assert torch.load(last, weights_only=True)["epoch"] + 1 == epochs
     for name in ("accuracy.png", "confusion_matrix.png", "mistakes.png"):
         assert (last.parents[1] / name).stat().st_size > 0
-
-
-DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
 
 @pytest.mark.torchrun

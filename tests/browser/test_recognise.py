@@ -44,11 +44,11 @@ def clear(page: Page) -> None:
 def recognised(page: Page) -> str | None:
     """What the page says once it says the same for a while: it goes on recognising while one draws."""
     said = [None]
-    for _ in range(400):  # a minute, for a machine that does other things as well
-        page.wait_for_timeout(150)
+    for _ in range(240):  # a minute, for a machine that does other things as well
+        page.wait_for_timeout(250)
         heading = page.locator("#probabilities [data-testid=label-output-value]")
         said.append(heading.inner_text().strip() if heading.count() else None)
-        if len(said) > 7 and said[-1] is not None and len(set(said[-6:])) == 1:
+        if len(said) > 6 and said[-1] is not None and len(set(said[-5:])) == 1:
             break
     return said[-1]
 
