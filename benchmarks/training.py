@@ -96,7 +96,7 @@ def bare_epoch(model: Classifier, images: int, options: Options) -> float:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     pixels = torch.randint(0, 256, (batch, model.in_channels, model.image_size, model.image_size), dtype=torch.uint8)
     labels = torch.randint(0, len(model.class_names), (batch,))
-    reduced = torch.autocast("cpu", torch.bfloat16, enabled=fastest_precision(device) == "bf16-mixed")
+    reduced = torch.autocast("cpu", torch.bfloat16, enabled=fastest_precision(device, model) == "bf16-mixed")
 
     def step() -> None:
         with reduced:

@@ -1,6 +1,8 @@
 """What all classifiers share: loss, metrics, optimiser and schedule, and the contract with the data."""
 
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from datamodules.base import Batch, run_seed
 from datamodules.errors import UserError
-from lightning_modules.hardware import fastest_memory_format, keep_freed_memory
+from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "constant"]
@@ -158,9 +160,10 @@ class Classifier(LightningModule):
         self._count("test", self.test_confusion, batch)
 
     def _count(self, subset: str, confusion: MulticlassConfusionMatrix, batch: Batch) -> None:
-        logits = self(batch.images)
+        with self.scoring():
+            logits = self(batch.images)
+            loss = self.loss(logits, batch.labels)
         confusion.update(logits, batch.labels)
-        loss = self.loss(logits, batch.labels)
         self.log(f"{subset}_loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -182,27 +185,59 @@ class Classifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Indices (B,) and class probabilities (B, K), float32, of a batch."""
-        return batch.indices, self.probabilities(batch.images)
+        with self.scoring():
+            return batch.indices, self.probabilities(batch.images)
+
+    def scoring(self) -> AbstractContextManager[None]:
+        """The precision to score in: full in a run that trains; else the Trainer's, which is full by default."""
+        if self.trainer.state.fn == TrainerFn.FITTING or self.trainer.precision == "32-true":
+            return full_precision(self.device)
+        return nullcontext()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser and, unless the learning rate is constant, its schedule."""
+        """The optimiser and, unless the learning rate is constant, its schedule.
+
+        Raises:
+            UserError: There is nothing to train, or a one-cycle schedule of a run without an end.
+        """
+        steps = self.planned_steps()
+        # Fused is faster, but Lightning can't clip the gradients of a fused optimiser in mixed precision.
+        fused = not self.trainer.gradient_clip_val
         optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9, nesterov=True, fused=True)
+            optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9, nesterov=True, fused=fused)
         else:
-            optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
+            optimizer = torch.optim.AdamW(self.parameter_groups(), fused=fused)
         if self.schedule == "constant":
             return optimizer
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.25,
+            total_steps=steps,
+            pct_start=0.3 if steps == 4 else 0.25,  # a quarter of four steps is a rise of no length, divided by
             div_factor=10,
             final_div_factor=1000,
             cycle_momentum=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def planned_steps(self) -> int:
+        """Optimiser steps of the whole run; 0 where the learning rate is constant and the run has no end.
+
+        Raises:
+            UserError: There are none, or a one-cycle schedule can't know how many there will be.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if steps in (0, -1, math.inf):
+            if steps == 0:
+                raise UserError("there is nothing to train: --trainer.limit_train_batches or max_steps leaves no step")
+            if self.schedule == "one_cycle":
+                raise UserError(
+                    "a one-cycle schedule follows from the length of the run, which has no end: give "
+                    "--trainer.max_epochs N, which --trainer.max_time may cut short, or --model.schedule constant"
+                )
+            return 0
+        return int(steps)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for the optimiser: those that decay, and those that don't."""

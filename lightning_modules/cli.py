@@ -51,6 +51,7 @@ SETTLED = (
     "The dirpath has changed from",  # a resumed run has a folder of its own
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
     "Checkpoint directory .* exists and is not empty",
+    "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
 LINKS = ("class_names", "in_channels", "image_size")
@@ -159,8 +160,8 @@ class DigitDoodleCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
         config = self._get(self.config_init, "trainer")
-        if config["precision"] is None:
-            kwargs["precision"] = fastest_precision(_device(config["accelerator"]))
+        if config["precision"] is None and self.subcommand == "fit":  # all else is scored in full precision
+            kwargs["precision"] = fastest_precision(_device(config["accelerator"]), self.model)
         callbacks = config["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         try:

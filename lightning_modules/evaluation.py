@@ -1,6 +1,5 @@
 """Run a classifier over a dataset, outside of a Trainer."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from datamodules.base import ImageDataset, batches
 from lightning_modules.classifier import Classifier
+from lightning_modules.hardware import full_precision
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,18 @@ class Predictions:
 
 
 @torch.inference_mode()
-def evaluate(
-    model: Classifier,
-    dataset: ImageDataset,
-    batch_size: int = 256,
-    autocast: AbstractContextManager[object] | None = None,
-) -> Predictions:
-    """Predict all images of a dataset, on the model's device.
+def evaluate(model: Classifier, dataset: ImageDataset, batch_size: int = 256) -> Predictions:
+    """Predict all images of a dataset, on the model's device, in full precision.
 
     Args:
         model: The classifier; it is in eval mode afterwards as it was before.
         dataset: The images, with their labels.
         batch_size: Images at once.
-        autocast: Context of the precision to compute in; None is the weights' own.
     """
     was_training = model.training
     model.eval()
     parts = []
-    with autocast or nullcontext():
+    with full_precision(model.device):
         for batch in tqdm(batches(dataset, batch_size), desc="Evaluating", delay=2, leave=False):
             parts.append(model.probabilities(batch.images.to(model.device)).cpu())
     model.train(was_training)

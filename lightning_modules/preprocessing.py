@@ -43,7 +43,7 @@ class Preprocessing(nn.Module):
             images: (B, 1 or 3, H, W), uint8, or float in [0, 1].
 
         Returns:
-            (B, channels, size, size), float32.
+            (B, channels, size, size), of the network's precision: float32 by default.
         """
         pixels = images.float()
         if self.channels == 1:
@@ -51,5 +51,6 @@ class Preprocessing(nn.Module):
         if pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
         white = 1.0 if images.is_floating_point() else 255.0
-        # Broadcasting the statistics also repeats grey to the network's channels.
-        return (pixels - white * self.mean) / (white * self.std)
+        # Broadcasting the statistics also repeats grey to the network's channels; a network in half precision
+        # (`--trainer.precision bf16-true`) has them, and takes its input, in half precision.
+        return ((pixels - white * self.mean) / (white * self.std)).to(self.mean.dtype)

@@ -16,7 +16,7 @@ from datamodules.base import ImageDataModule
 from datamodules.errors import UserError
 from datamodules.files import save_figure, written_aside
 from lightning_modules.best_checkpoint import BestCheckpoint
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import load_classifier, read_checkpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.plots import (
@@ -123,9 +123,11 @@ class RunReport(Callback):
             return
         assert data.val_set is not None
         seconds, self._started = self._elapsed(), 0.0
-        checkpoint = read_checkpoint(best)
-        predictions = _predictions_of(checkpoint, trainer, model, data)
-        self.summary = summarise(self._epochs, checkpoint["epoch"] + 1, predictions, model.class_names) | {
+        # As whoever loads the checkpoint will score it, not in the precision that it was trained in.
+        scored = load_classifier(best, model.device)
+        predictions = evaluate(scored, data.val_set, data.batch_size)
+        best_epoch = read_checkpoint(best)["epoch"] + 1
+        self.summary = summarise(self._epochs, best_epoch, predictions, model.class_names) | {
             "seconds": round(seconds, 2),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "model": type(model).__name__,
@@ -195,16 +197,3 @@ def _best_checkpoint(trainer: Trainer) -> Path | None:
         if isinstance(callback, BestCheckpoint) and callback.best_model_path:
             return Path(callback.best_model_path)
     return None
-
-
-def _predictions_of(
-    checkpoint: dict[str, Any], trainer: Trainer, model: Classifier, data: ImageDataModule
-) -> Predictions:
-    """Predict the validation images by a checkpoint, and leave the model with the weights that it has."""
-    assert data.val_set is not None
-    current = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(checkpoint["state_dict"])
-    autocast = trainer.precision_plugin.val_step_context()
-    predictions = evaluate(model, data.val_set, data.batch_size, autocast)
-    model.load_state_dict(current)
-    return predictions

@@ -647,3 +647,38 @@ def test_a_broken_image_stops_training_before_it_leaves_anything(workplace, caps
     assert "0_digits/3.png: empty file" in fail(capsys, "fit", "--config", TINY)
     assert not list((workplace / "runs").rglob("*.ckpt"))
     run(capsys, "fit", "--config", TINY, "--data.on_unreadable", "skip", "--trainer.max_epochs", "1")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.batch_size", "48", "--trainer.max_epochs", "4"],
+        ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"],
+        ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"],
+        ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"],
+        ["--trainer.max_steps", "4", "--trainer.max_epochs", "2"],
+        ["--trainer.fast_dev_run", "4", "--data.batch_size", "4"],
+        ["--trainer.limit_train_batches", "4", "--data.batch_size", "4", "--trainer.max_epochs", "1"],
+    ],
+)
+def test_a_one_cycle_schedule_may_be_of_any_length(workplace, capsys, options):
+    run(capsys, "fit", "--config", TINY, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:01:00"], "which has no end: give --trainer.max"),
+        (["--trainer.limit_train_batches", "0"], "there is nothing to train"),
+        (["--trainer.limit_train_batches", "0", "--model.schedule", "constant"], "there is nothing to train"),
+        (["--trainer.max_steps", "0"], "there is nothing to train"),
+    ],
+)
+def test_a_run_without_a_step_or_without_an_end_is_one_clear_line(workplace, capsys, options, message):
+    assert message in fail(capsys, "fit", "--config", TINY, *options)
+    assert not (workplace / "runs").exists()
+
+
+def test_a_run_may_end_by_time_alone_where_the_learning_rate_is_constant(workplace, capsys):
+    options = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--model.schedule", "constant"]
+    assert "validation accuracy" in run(capsys, "fit", "--config", TINY, *options)

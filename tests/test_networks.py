@@ -4,7 +4,7 @@ from torch import nn
 
 from datamodules import UserError
 from lightning_modules.custom_cnn import CustomCNN
-from lightning_modules.hardware import fastest_memory_format, fastest_precision
+from lightning_modules.hardware import fastest_memory_format
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.reference_cnn import ReferenceCNN
 
@@ -84,17 +84,6 @@ def test_grey_is_repeated_and_colour_turned_to_grey():
     assert torch.equal(three[:, 0], three[:, 2])
     one = Preprocessing(1, 8, (0.0,), (1.0,))(images.repeat(1, 3, 1, 1))
     torch.testing.assert_close(one, images / 255, atol=1e-3, rtol=0)
-
-
-def test_reduced_precision_is_chosen_only_where_it_is_native(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-    assert fastest_precision(cpu) == "32-true"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert fastest_precision(cpu) == "bf16-mixed"
-    for capability, precision in (((6, 1), "32-true"), ((7, 5), "16-mixed"), ((9, 0), "bf16-mixed")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        assert fastest_precision(torch.device("cuda")) == precision
 
 
 def test_memory_format_is_that_of_the_device_or_as_told():
