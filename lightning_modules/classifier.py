@@ -227,7 +227,7 @@ class Classifier(LightningModule):
         Raises:
             UserError: There are none, or a one-cycle schedule can't know how many there will be.
         """
-        steps = self.trainer.estimated_stepping_batches
+        steps = 0 if self.trainer.limit_train_batches == 0 else self.trainer.estimated_stepping_batches
         if steps in (0, -1, math.inf):
             if steps == 0:
                 raise UserError("there is nothing to train: --trainer.limit_train_batches or max_steps leaves no step")
