@@ -100,16 +100,21 @@ class ShardSampler(Sampler[int]):
         rank: Number of this process, from 0.
         world_size: Number of processes.
         shuffle_seed: Seed of the order, which changes with the epoch; None keeps the samples in order.
+        reshuffle: Whether the order changes with the epoch.
     """
 
-    def __init__(self, count: int, rank: int, world_size: int, shuffle_seed: int | None) -> None:
+    def __init__(
+        self, count: int, rank: int, world_size: int, shuffle_seed: int | None, reshuffle: bool = True
+    ) -> None:
         self.count, self.rank, self.world_size = count, rank, world_size
         self.shuffle_seed = shuffle_seed
+        self.reshuffle = reshuffle
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before each epoch."""
-        self.epoch = epoch
+        if self.reshuffle:
+            self.epoch = epoch
 
     def indices(self) -> npt.NDArray[np.int64]:
         """(M,), int64: the share, in this epoch's order."""
@@ -154,6 +159,7 @@ def batches(
     shuffle_seed: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    reshuffle: bool = True,
 ) -> DataLoader[Batch]:
     """Batches of this process's share of a dataset, each fetched at once.
 
@@ -163,8 +169,9 @@ def batches(
         shuffle_seed: Seed of the order, which changes with the epoch; None keeps the images in order.
         rank: Number of this process, from 0.
         world_size: Number of processes.
+        reshuffle: Whether the order changes with the epoch.
     """
-    sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed), batch_size)
+    sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed, reshuffle), batch_size)
     # The pixels are in memory or mapped: a worker process would only add the cost of handing them over. A generator of
     # its own keeps the loader from drawing on the global random state, which dropout follows, also after a resume.
     return DataLoader(
@@ -332,8 +339,10 @@ class ImageDataModule(LightningDataModule):
     def _batches(self, dataset: ImageDataset, shuffle_seed: int | None) -> DataLoader[Batch]:
         if self.trainer is None:
             return batches(dataset, self.batch_size, shuffle_seed)
+        # Lightning looks for a sampler of its own kind to make the batches that are overfitted the same in each epoch.
+        reshuffle = not getattr(self.trainer, "overfit_batches", 0)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size)
+        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
 
     def augmentation_parameters(self, epoch: int) -> Tensor | None:
         """(N, 5 or 55), float32: this epoch's parameters of every training image; see ``Augmentation.draw``."""

@@ -8,13 +8,19 @@ class UserError(Exception):
     """A mistake in the input: the message says what was wrong, with which file, and what to do."""
 
 
+class Terminated(Exception):  # noqa: N818 - what happened, not what went wrong
+    """The process was asked to end (SIGTERM), as a scheduler or ``kill`` does."""
+
+
 def reason(error: OSError) -> str:
     """What the operating system says, such as ``no such file or directory``."""
     return (error.strerror or str(error)).lower()
 
 
 def exit_status(command: Callable[[], object]) -> int:
-    """Run a command; returns its exit status: 0, 1 with one line on stderr for a user's mistake, 130 for Ctrl-C.
+    """Run a command; returns its exit status.
+
+    0, 1 with one line on stderr for a user's mistake, 130 for Ctrl-C, 143 where it was terminated.
 
     Errors of the operating system (no room, no permission) count as the user's; all others are ours and pass.
     """
@@ -26,6 +32,9 @@ def exit_status(command: Callable[[], object]) -> int:
             raise
         print("interrupted", file=sys.stderr)
         return 130
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except Exception as error:
         mistake = _mistake_behind(error)
         if mistake is None:

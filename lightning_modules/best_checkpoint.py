@@ -19,13 +19,15 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: ``val_accuracy``, the higher the better, or ``val_loss``, the lower the better.
+        folder: Where it is kept.
     """
 
-    def __init__(self, monitor: Literal["val_accuracy", "val_loss"]) -> None:
+    def __init__(self, monitor: Literal["val_accuracy", "val_loss"], folder: Path) -> None:
         mode = "max" if monitor == "val_accuracy" else "min"
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False
         )
+        self.dirpath = str(folder)  # as it is: the constructor would make it absolute, and a run may be moved
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring the best checkpoint of the resumed run into this run's folder; without it, the best is yet to come."""

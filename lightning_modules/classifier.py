@@ -22,6 +22,14 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "constant"]
 
 
+# What an optimiser and its schedule go on with when a run is resumed, whatever the new run says.
+KEPT = ("optimizer", "schedule", "learning_rate", "backbone_learning_rate", "weight_decay")
+
+
+class DivergedError(UserError):
+    """The loss or the weights are no longer finite."""
+
+
 class Classifier(LightningModule):
     """An image classifier: a subclass gives ``forward_features`` and ``forward_head``.
 
@@ -138,9 +146,15 @@ class Classifier(LightningModule):
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch; logs loss and accuracy as seen in training, augmented."""
+        """Loss of a batch; logs loss and accuracy as seen in training, augmented.
+
+        Raises:
+            DivergedError: The loss is not finite.
+        """
         logits = self(batch.images)
         loss = self.loss(logits, batch.labels)
+        if not torch.isfinite(loss):
+            raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
         self.train_accuracy(logits, batch.labels)
         options: dict[str, Any] = {
             "on_step": False,
@@ -150,6 +164,25 @@ class Classifier(LightningModule):
         self.log("train_loss", loss, sync_dist=True, **options)
         self.log("train_accuracy", self.train_accuracy, prog_bar=True, **options)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Let no checkpoint be written of a network that is no good any more.
+
+        Raises:
+            DivergedError: The validation loss or a weight is not finite.
+        """
+        val_loss = self.trainer.callback_metrics.get("val_loss")
+        if val_loss is not None and not torch.isfinite(val_loss):
+            raise self._diverged(f"the validation loss is {val_loss.item()} after the last step")
+        if not all(parameter.isfinite().all() for parameter in self.parameters()):
+            raise self._diverged("a weight is not finite after the last step")
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"training has diverged: {what} of epoch {self.current_epoch + 1}; checkpoints are kept of the epochs "
+            f"before. Lower --model.learning_rate ({self.learning_rate:g}), or clip the gradients with "
+            "--trainer.gradient_clip_val"
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation set."""
@@ -279,7 +312,7 @@ class Classifier(LightningModule):
         """Check that the checkpoint tells the same classes apart as the data have.
 
         Raises:
-            UserError: It doesn't, or it was made on the way along another learning-rate schedule.
+            UserError: It doesn't; or a run is resumed with another optimiser, learning rate or schedule.
         """
         trained = checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names)
         if trained != self.class_names:
@@ -288,8 +321,15 @@ class Classifier(LightningModule):
                 f"but the data have {', '.join(self.class_names)}"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            for name in KEPT:
+                before, now = (hparams.get(name) for hparams in (checkpoint["hyper_parameters"], self.hparams))
+                if before != now:
+                    raise UserError(
+                        f"the checkpoint was trained with {name} {before}, by which a resumed run goes on, but this "
+                        f"run has {now}: resume with --model.{name} {before}, or start a new run"
+                    )
             planned = [state["total_steps"] for state in checkpoint["lr_schedulers"] if "total_steps" in state]
-            steps = int(self.trainer.estimated_stepping_batches)
+            steps = self.planned_steps()
             if self.schedule == "one_cycle" and planned != [steps]:
                 raise UserError(
                     f"the checkpoint is on the way along a one-cycle schedule of {planned[0] if planned else 0} "

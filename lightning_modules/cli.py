@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import shutil
 import sys
 import warnings
@@ -12,16 +13,15 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import (
     Callback,
-    EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
 )
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from datamodules.base import ImageDataModule
@@ -35,8 +35,9 @@ from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
 from lightning_modules.custom_cnn import CustomCNN
+from lightning_modules.early_stopping import EarlyStopping
 from lightning_modules.hardware import fastest_precision
-from lightning_modules.interrupt import InterruptBetweenBatches
+from lightning_modules.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.mobilenetv2 import MobileNetV2  # noqa: F401
 from lightning_modules.predict import predict_files, write_predictions
 from lightning_modules.reference_cnn import ReferenceCNN  # noqa: F401
@@ -54,6 +55,7 @@ SETTLED = (
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
+CONFIG_FILE = "config.yaml"
 LINKS = ("class_names", "in_channels", "image_size")
 
 
@@ -81,7 +83,8 @@ class DigitDoodleCLI(LightningCLI):
             seed_everything_default=42,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},  # only ever into a run folder that is new
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},  # a logger of the user's own may keep its files elsewhere
             auto_configure_optimizers=False,  # the recipe is the model's
             # Such checkpoints name a function to call when they are loaded; ours are read without running anything.
             load_from_checkpoint_support=False,
@@ -172,26 +175,29 @@ class DigitDoodleCLI(LightningCLI):
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
         kwargs["use_distributed_sampler"] = False  # the datamodules share the images out
-        if self.subcommand != "fit" or config["fast_dev_run"]:
+        interrupt = InterruptBetweenBatches()
+        if self.subcommand != "fit" or config["fast_dev_run"] or config["barebones"]:
             # A logger would leave an empty run folder behind.
+            callbacks = [*callbacks, interrupt]
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
+        folder = self._run_folder(Path(config["default_root_dir"]))
+        self.report.folder = folder
+        kwargs["default_root_dir"] = str(folder)  # for what else the Trainer and its callbacks may write
         if config["logger"] in (None, True):
-            folder = self._run_folder(Path(config["default_root_dir"]))
             where: dict[str, Any] = {
                 "save_dir": str(folder.parent.parent),
                 "name": folder.parent.name,
-                "version": folder.name,
+                "version": int(folder.name.rpartition("_")[2]),
             }
             # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
             sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
             kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
-        callbacks = [
-            *callbacks,
-            BestCheckpoint(self._get(self.config_init, "monitor")),
-            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
-            self.report,
-            InterruptBetweenBatches(),
-        ]
+        if config["enable_checkpointing"] is not False:
+            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+            last.dirpath = str(folder / "checkpoints")
+            best = BestCheckpoint(self._get(self.config_init, "monitor"), folder / "checkpoints")
+            callbacks = [*callbacks, best, last]
+        callbacks = [*callbacks, self.report, interrupt]
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -265,7 +271,7 @@ class DigitDoodleCLI(LightningCLI):
     def _running(self) -> Iterator[None]:
         """Keep stdout for the result; limits and intervals that leave nothing to do are the user's to put right."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), signals_kept():
                 yield
         except (MisconfigurationException, ValueError) as error:
             if isinstance(error, ValueError) and "val_check_interval" not in str(error):
@@ -275,10 +281,26 @@ class DigitDoodleCLI(LightningCLI):
     def _print_metrics(self, results: Any) -> None:
         if not results:
             raise UserError(f"no image was scored: --trainer.limit_*_batches leaves none to {self.subcommand}")
+        (metrics,) = results
+        loss = metrics["val_loss" if self.subcommand == "validate" else "test_loss"]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the network's loss is {loss}, not finite: its training has diverged, or its file is damaged"
+            )
         if self.trainer.is_global_zero:
-            (metrics,) = results
             width = max(map(len, metrics))
             print("\n".join(f"{printable(name):<{width}}  {value:.4f}" for name, value in metrics.items()))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write all settings, also those that nobody chose."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunReport):
+                callback.folder.mkdir(parents=True, exist_ok=True)
+                self.parser.save(self.config, callback.folder / CONFIG_FILE, skip_none=False, overwrite=True)
 
 
 def keep_integers(parser: LightningArgumentParser) -> None:
@@ -321,7 +343,7 @@ def _with_first_configs(args: list[str]) -> list[str]:
     else:
         checkpoint = read_checkpoint(Path(path))
     folder = Path(path).absolute().parent
-    saved = folder.parent / "config.yaml"
+    saved = folder.parent / CONFIG_FILE
     if args[0] == "fit" and folder.name == "checkpoints" and saved.is_file():
         first = [str(saved)]
         if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed

@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.base import ImageDataset, batches
+from datamodules.errors import UserError
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import full_precision
 
@@ -49,6 +50,9 @@ def evaluate(model: Classifier, dataset: ImageDataset, batch_size: int = 256) ->
         model: The classifier; it is in eval mode afterwards as it was before.
         dataset: The images, with their labels.
         batch_size: Images at once.
+
+    Raises:
+        UserError: The network's probabilities are not finite.
     """
     was_training = model.training
     model.eval()
@@ -57,4 +61,15 @@ def evaluate(model: Classifier, dataset: ImageDataset, batch_size: int = 256) ->
         for batch in tqdm(batches(dataset, batch_size), desc="Evaluating", delay=2, leave=False):
             parts.append(model.probabilities(batch.images.to(model.device)).cpu())
     model.train(was_training)
-    return Predictions(torch.cat(parts), torch.from_numpy(dataset.labels))
+    return Predictions(check_finite(torch.cat(parts)), torch.from_numpy(dataset.labels))
+
+
+def check_finite(probabilities: Tensor) -> Tensor:
+    """Probabilities as they are.
+
+    Raises:
+        UserError: Some are not finite.
+    """
+    if not torch.isfinite(probabilities).all():
+        raise UserError("the network's probabilities are not finite: its training has diverged, or its file is damaged")
+    return probabilities

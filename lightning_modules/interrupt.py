@@ -1,11 +1,16 @@
-"""Let Ctrl-C end training between two batches."""
+"""Let Ctrl-C and SIGTERM end a run between two batches."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from datamodules.errors import Terminated
 
 
 class InterruptBetweenBatches(Callback):
@@ -17,12 +22,13 @@ class InterruptBetweenBatches(Callback):
 
     def __init__(self) -> None:
         self._pressed = False
+        self._taken = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take note of Ctrl-C from here on, unless it is ignored, as in a shell's background job."""
-        in_main_thread = threading.current_thread() is threading.main_thread()  # others can't set signals
-        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._note)
+            self._pressed, self._taken = False, True
 
     def _note(self, *signal_and_frame: Any) -> None:
         self._pressed = True
@@ -38,11 +44,38 @@ class InterruptBetweenBatches(Callback):
         if self._pressed:
             raise KeyboardInterrupt
 
+    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """End prediction if the process was terminated, of which Lightning takes note in all loops but this one."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave Ctrl-C as it was."""
-        if signal.getsignal(signal.SIGINT) == self._note:
+        if self._taken:
+            self._taken = False
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave Ctrl-C as it was."""
         self.on_fit_end(trainer, pl_module)
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Leave Ctrl-C as it was, which Lightning ignores once it has been pressed; name the end by SIGTERM.
+
+    Raises:
+        Terminated: The process was asked to end; Lightning's own exception would end it with status 0.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as error:
+        raise Terminated from error
+    finally:
+        if _in_main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # others can't set signals

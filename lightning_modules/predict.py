@@ -13,6 +13,7 @@ from datamodules.errors import UserError, reason
 from datamodules.files import written_aside
 from datamodules.image_files import ImageFilesDataModule
 from lightning_modules.classifier import Classifier
+from lightning_modules.evaluation import check_finite
 
 TOP = 3
 
@@ -33,7 +34,7 @@ def predict_files(
             trainer limits the batches.
 
     Raises:
-        UserError: A file is missing or can't be read.
+        UserError: A file is missing or can't be read, or the network's probabilities are not finite.
     """
     files = ImageFilesDataModule(images, model.class_names, model.image_size, model.in_channels)
     parts = trainer.predict(model, datamodule=files, ckpt_path=ckpt_path, weights_only=True)
@@ -51,7 +52,7 @@ def predict_files(
         )
     batches = [batch for parts, _ in shares for batch in parts]
     indices = torch.cat([torch.zeros(0, dtype=torch.int64), *(indices for indices, _ in batches)])
-    probabilities = torch.cat([torch.zeros(0, len(model.class_names)), *(values for _, values in batches)])
+    probabilities = check_finite(torch.cat([torch.zeros(0, len(model.class_names)), *(part for _, part in batches)]))
     order = indices.argsort()
     return [files.predict_set.paths[index] for index in indices[order].tolist()], probabilities[order]
 

@@ -11,13 +11,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError
 from datamodules.files import save_figure, written_aside
 from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import load_classifier, read_checkpoint
-from lightning_modules.classifier import Classifier
+from lightning_modules.classifier import Classifier, DivergedError
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.plots import (
     plot_accuracy,
@@ -37,6 +38,7 @@ class RunReport(Callback):
 
     Attributes:
         summary: What ``summary.json`` holds; None until training has ended. Epochs count from 1.
+        folder: The run folder.
     """
 
     def __init__(self) -> None:
@@ -60,8 +62,8 @@ class RunReport(Callback):
         return self._seconds + (time.monotonic() - self._started if self._started else 0.0)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn the run folder; Lightning broadcasts it, so every process has to ask."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Agree on the run folder, which the first process has made."""
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the split and a picture of augmented images."""
@@ -96,7 +98,7 @@ class RunReport(Callback):
         for stopping in trainer.early_stopping_callbacks:
             if stopping.monitor not in logged:
                 raise UserError(f"early_stopping.monitor: no metric {stopping.monitor}; there are {', '.join(METRICS)}")
-        if all(name in logged for name in METRICS):
+        if all(name in logged and logged[name].isfinite() for name in METRICS):
             metrics = {name: logged[name].item() for name in METRICS}
             self._epochs.append({"epoch": trainer.current_epoch + 1, **metrics, "seconds": self._elapsed()})
 
@@ -109,11 +111,14 @@ class RunReport(Callback):
         if self.summary is None:
             self._write(trainer, pl_module)
         if self.summary is None:
-            rank_zero_info("There is no best checkpoint, so there is no summary: nothing was validated, or it is gone.")
+            rank_zero_info(
+                "There is no best checkpoint, so there is no summary: nothing was validated, or none was kept."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write summary and pictures of what there is when training is interrupted."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
+        """Write summary and pictures of what there is when training is interrupted, or diverges."""
+        ends = KeyboardInterrupt | SIGTERMException | DivergedError
+        if isinstance(exception, ends) and trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, model: LightningModule) -> None:

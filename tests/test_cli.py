@@ -3,6 +3,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -241,7 +242,7 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     last = str(first / "checkpoints" / "last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
     for group in checkpoint["optimizer_states"][0]["param_groups"]:
-        group["lr"] = 1e4
+        group["lr"] = 10
     torch.save(checkpoint, last)
     run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "4")
     summaries = [json.loads((first.with_name(f"version_{n}") / "summary.json").read_text()) for n in (0, 1)]
@@ -354,11 +355,9 @@ class CtrlC(Callback):
 
 def test_ctrl_c_after_a_validation_within_an_epoch_leaves_a_report(workplace, capsys):
     each_batch = ["--trainer.val_check_interval", "1", "--monitor", "val_loss"]
-    try:
-        status = main(["fit", "--config", TINY, *each_batch, "--trainer.callbacks+", "tests.test_cli.CtrlC"])
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    status = main(["fit", "--config", TINY, *each_batch, "--trainer.callbacks+", "tests.test_cli.CtrlC"])
     assert status == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # which Lightning would leave ignored
     assert "best epoch           1 of 1" in capsys.readouterr().out
     assert history(workplace / "runs" / "custom_cnn" / "version_0") == [1]
 
@@ -487,9 +486,125 @@ def test_without_a_config_our_network_learns_the_embedded_digits(workplace, caps
     assert "runs/custom_cnn/version_0" in table
 
 
-def test_a_trainer_without_loggers_works(workplace, capsys):
-    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--trainer.logger", "false")
-    assert (workplace / "runs" / "summary.json").exists()
+LOGGERS = {"none": ["false"], "the user's own": ["CSVLogger", "--trainer.logger.save_dir", "logs"]}
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_each_run_has_a_folder_of_its_name_whatever_logs_it(workplace, capsys, logger):
+    options = ["--trainer.max_epochs", "1", "--trainer.logger", *LOGGERS[logger], "--name", "mine"]
+    for _ in range(2):
+        assert "runs/mine/version_" in run(capsys, "fit", "--config", TINY, *options)
+    assert [path.name for path in (workplace / "runs").iterdir()] == ["mine"]
+    for number in range(2):
+        folder = workplace / "runs" / "mine" / f"version_{number}"
+        for name in ("summary.json", "config.yaml", "split.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+            assert (folder / name).is_file(), name
+    assert Path("logs").exists() == (logger != "none")
+
+
+def test_a_run_without_checkpoints_leaves_none_and_says_so(workplace, capsys, caplog):
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, "--trainer.enable_checkpointing", "false")
+    assert "There is no best checkpoint" in caplog.text
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert (folder / "config.yaml").is_file()
+    assert not (folder / "checkpoints").exists()
+
+
+def test_the_progress_bar_names_the_version(workplace, capsys):
+    assert main(["fit", "--config", TINY, "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]) == 0
+    assert re.search(r"v_num[:=]\s*0\b", capsys.readouterr().err)
+
+
+def test_a_trainer_without_frills_trains(workplace, capsys):
+    run(capsys, "fit", "--config", TINY, "--trainer.barebones", "true", "--trainer.callbacks", "null")
+    assert not (workplace / "runs").exists()
+
+
+class Overfit(Callback):
+    """Notes which images each epoch is trained on."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        Overfit.seen.append([])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        Overfit.seen[-1] += batch.indices.tolist()
+
+
+@pytest.mark.parametrize(("share", "batch_size"), [("2", "12"), ("0.5", "6")])
+def test_the_batches_that_are_overfitted_are_the_same_in_each_epoch(workplace, capsys, share, batch_size):
+    Overfit.seen = []
+    options = ["--trainer.overfit_batches", share, "--trainer.callbacks+", "tests.test_cli.Overfit"]
+    run(capsys, "fit", "--config", TINY, "--data.batch_size", batch_size, *options)
+    assert len(Overfit.seen) == 3
+    assert Overfit.seen[0] == Overfit.seen[1] == Overfit.seen[2]
+    assert len(set(Overfit.seen[0])) == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.optimizer", "adamw"], "trained with optimizer sgd"),
+        (
+            ["--model.learning_rate", "0.1"],
+            "with learning_rate 0.2, by which a resumed run goes on, but this run has 0.1",
+        ),
+        (["--model.weight_decay", "0.5"], "trained with weight_decay 0.001"),
+        (["--model.schedule", "constant"], "with schedule one_cycle, by which a resumed run goes on, but this run has"),
+    ],
+)
+def test_a_run_is_resumed_with_the_recipe_that_it_began_with(trained, capsys, options, message):
+    last = str(trained / "checkpoints" / "last.ckpt")
+    assert message in fail(capsys, "fit", "--ckpt_path", last, *options)
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
+
+
+def test_a_resumed_run_has_the_patience_that_it_is_given(workplace, capsys):
+    plateau = ["--model.schedule", "constant", "--early_stopping.min_delta", "1"]
+    run(capsys, "fit", "--config", TINY, *plateau, "--trainer.max_epochs", "2")
+    last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
+    run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "9", "--early_stopping.patience", "2")
+    summary = json.loads((workplace / "runs" / "custom_cnn" / "version_1" / "summary.json").read_text())
+    assert summary["epochs"] == 3
+
+
+def test_a_run_that_diverges_says_when_and_leaves_nothing_that_is_no_good(workplace, capsys):
+    message = fail(capsys, "fit", "--config", TINY, "--model.learning_rate", "1e30")
+    assert re.search(r"training has diverged: .* is (nan|inf) .*of epoch 1", message)
+    assert not (workplace / "runs").exists()
+
+
+class Blow(Callback):
+    """Throws the network off in the last step of the second epoch."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 2:
+            torch.nn.init.constant_(pl_module.head.weight, float("nan"))
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_run_that_diverges_later_keeps_the_last_good_checkpoint(workplace, capsys, averaged):
+    blow = ["--trainer.callbacks+" if averaged else "--trainer.callbacks", "tests.test_cli.Blow"]
+    assert main(["fit", "--config", TINY, *blow]) == 1
+    captured = capsys.readouterr()
+    assert "of epoch 2" in captured.err
+    assert "Traceback" not in captured.err
+    assert "validation accuracy" in captured.out
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert json.loads((folder / "summary.json").read_text())["best_epoch"] == 1
+    for name in ("best.ckpt", "last.ckpt"):
+        state = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_network_that_gives_no_finite_numbers_is_refused(trained, capsys, command):
+    checkpoint = torch.load(best(trained), weights_only=True)
+    checkpoint["state_dict"]["head.weight"].fill_(float("nan"))
+    torch.save(checkpoint, "diverged.ckpt")
+    images = ["--images", "digits"] if command == "predict" else []
+    assert "not finite" in fail(capsys, command, "--ckpt_path", "diverged.ckpt", *images)
+    assert not Path("predictions.csv").exists()
 
 
 def test_a_run_does_not_import_tensorflow_where_it_is_installed(workplace, capsys, monkeypatch):

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
@@ -52,19 +54,53 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(trained, wo
     assert not list(runs.rglob("*.tmp"))
 
 
-def test_ctrl_c_keeps_the_last_checkpoint_and_draws_the_pictures(workplace):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_with_its_last_checkpoint_and_pictures(workplace, sent, status):
     process = start("fit", "--config", TINY, "--trainer.max_epochs", "1000", "--early_stopping.patience", "1000")
     last = workplace / RUNS / "version_0" / "checkpoints" / "last.ckpt"
     wait_for(last, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "Traceback" not in err
     assert "validation accuracy" in out
     epochs = json.loads((last.parents[1] / "summary.json").read_text())["epochs"]
     assert torch.load(last, weights_only=True)["epoch"] + 1 == epochs
     for name in ("accuracy.png", "confusion_matrix.png", "mistakes.png"):
         assert (last.parents[1] / name).stat().st_size > 0
+
+
+def test_ctrl_c_works_again_in_a_process_that_goes_on(workplace, capsys):
+    for name in ("first", "second"):
+        last = workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
+
+        def press(last=last):
+            while not last.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press, daemon=True).start()
+        endless = ["--trainer.max_epochs", "1000", "--early_stopping.patience", "1000", "--name", name]
+        assert main(["fit", "--config", TINY, *endless]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capsys.readouterr().out.count("validation accuracy") == 2
+
+
+class TerminateInPrediction(Callback):
+    """Asks its own process to end after the first batch."""
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_prediction_and_nothing_is_written(trained, workplace):
+    best = str(trained / "checkpoints" / "best.ckpt")
+    callback = ["--trainer.callbacks", "tests.test_processes.TerminateInPrediction"]
+    process = start("predict", "--ckpt_path", best, "--images", "digits", *callback)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    assert err.endswith("terminated\n")
+    assert not (workplace / "predictions.csv").exists()
 
 
 @pytest.mark.torchrun
