@@ -5,13 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import data_path, finetuning, remote, searching, serving, startup, training
+from benchmarks import data_path, finetuning, precision, remote, searching, serving, startup, training
 from benchmarks.harness import Options, as_json, machine
 
 BENCHES = {
     "training": training.same_work,
     "goal": training.same_goal,
     "finetuning": finetuning.run,
+    "precision": precision.run,
     "data": data_path.run,
     "retrieval": searching.run,
     "startup": startup.run,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from benchmarks.data import digit_folder, mnist_folders
 from benchmarks.harness import REPOSITORY, Finished, Measurement, Options, has, in_turn, run_process, say, seconds_of
@@ -91,29 +92,39 @@ def bare_epoch(model: Classifier, images: int, options: Options) -> float:
     """
     batch = 16 if options.smoke else 256
     torch.set_num_threads(options.threads)
-    device = torch.device("cpu")
-    model.use_memory_format(device)
+    pixels = random_pixels(model, batch)
+
+    def look() -> None:
+        with torch.inference_mode():  # in full precision, as all validation is
+            model(pixels)
+
+    repeats = 1 if options.smoke else 3
+    step = training_step(model, pixels, fastest_precision(torch.device("cpu"), model))
+    seconds_of_training = seconds_of(step, repeats) * 0.8 * images / batch
+    model.eval()
+    return seconds_of_training + seconds_of(look, repeats) * 0.2 * images / batch
+
+
+def random_pixels(model: Classifier, batch: int) -> Tensor:
+    """(batch, C, S, S), uint8, as the model's datamodule would yield them."""
+    return torch.randint(0, 256, (batch, model.in_channels, model.image_size, model.image_size), dtype=torch.uint8)
+
+
+def training_step(model: Classifier, pixels: Tensor, precision: str) -> Callable[[], None]:
+    """Forward, backward and the optimiser's step on a batch, on the CPU, by ``32-true`` or ``bf16-mixed``."""
+    model.use_memory_format(torch.device("cpu"))
+    model.train()  # or else a frozen backbone would compute its batch statistics
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    pixels = torch.randint(0, 256, (batch, model.in_channels, model.image_size, model.image_size), dtype=torch.uint8)
-    labels = torch.randint(0, len(model.class_names), (batch,))
-    reduced = torch.autocast("cpu", torch.bfloat16, enabled=fastest_precision(device, model) == "bf16-mixed")
+    labels = torch.randint(0, len(model.class_names), (len(pixels),))
 
     def step() -> None:
-        with reduced:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = model.loss(model(pixels), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    def look() -> None:
-        with reduced, torch.inference_mode():
-            model(pixels)
-
-    repeats = 1 if options.smoke else 3
-    model.train()  # or else a frozen backbone would compute its batch statistics
-    seconds_of_training = seconds_of(step, repeats) * 0.8 * images / batch
-    model.eval()
-    return seconds_of_training + seconds_of(look, repeats) * 0.2 * images / batch
+    return step
 
 
 def same_work(options: Options) -> list[Measurement]:
