@@ -174,7 +174,9 @@ def _class_folders(root: Path) -> list[str]:
     try:
         folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{root}: {reason(error)}; give the folder that holds the class folders") from error
+        raise UserError(
+            f"{root}: {reason(error)}; name the folder that holds the class folders with --data.root"
+        ) from error
     if not folders:
         raise UserError(f"{root}: no class folders; expected a folder per class, such as {root / 'cat'}")
     return natural_sorted(folders)

@@ -26,8 +26,9 @@ probabilities, (batch, {classes}), float32, in the order of the classes below. R
 antialiased; all else is part of the programs.
 
 ```python
-import numpy, onnxruntime
+import json, numpy, onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 images = numpy.zeros((1, {channels}, {size}, {size}), numpy.uint8)
 (probabilities,) = session.run(None, {{"images": images}})
 ```

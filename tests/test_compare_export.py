@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors import safe_open
 
 from datamodules.errors import UserError
 from lightning_modules import compare, export
@@ -142,6 +143,25 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
         torch.testing.assert_close(program(images[:count]), expected[:count], atol=1e-3, rtol=0)
     torch.testing.assert_close(evaluate(load_export(folder), data.val_set).probabilities, expected)
 
+    # What is needed to feed them travels with each.
+    names = ["0_digits", "1_digits", "2_digits"]
+    (given,), (got,) = session.get_inputs(), session.get_outputs()
+    assert given.shape == ["batch", 1, 20, 20]
+    assert got.shape == ["batch", 3]
+    metadata = session.get_modelmeta().custom_metadata_map
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        saved = weights.metadata()
+    extra = {"class_names": "", "input": "", "temperature": ""}
+    torch.export.load(folder / "model.pt2", extra_files=extra)
+    for described in (metadata, saved, extra):
+        assert json.loads(described["class_names"]) == names
+        assert json.loads(described["input"])["shape"] == ["batch", 1, 20, 20]
+        assert json.loads(described["temperature"]) == config["temperature"]
+    written = (folder / "model.onnx").read_bytes()
+    for internal in (b"s34", b"lightning_modules/"):
+        assert internal not in written
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
     card = (folder / "README.md").read_text()
     for part in ("0_digits", "CustomCNN", "Intended use and limits", "lightning", "temperature scaling"):
         assert part in card
@@ -172,6 +192,41 @@ def test_an_export_whose_data_have_gone_is_a_clear_error(trained, capsys, workpl
     status, _, err = command(capsys, export, FIRST, "out")
     assert status == 1
     assert "digits: no such file or directory" in err
+    assert not (workplace / "out").exists()
+
+
+def test_a_run_is_exported_from_any_folder(trained, capsys, workplace, monkeypatch):
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    status, _, err = command(capsys, export, str(trained), "out")
+    assert status == 0, err
+    shutil.move(workplace / "digits", "moved")
+    status, _, err = command(capsys, export, str(trained), "out")
+    assert status == 1
+    assert "digits: no such file or directory" in err
+    assert "--data.root" in err
+    status, _, err = command(capsys, export, str(trained), "out", "--data.root", "moved")
+    assert status == 0, err
+    status, _, err = command(capsys, export, str(trained), "out", "--data.root", "nowhere")
+    assert status == 1
+    assert "nowhere: no such file or directory" in err
+
+
+def test_data_without_a_root_take_none(workplace, capsys):
+    run(capsys, "fit", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
+    status, _, err = command(capsys, export, FIRST, "out", "--data.root", "digits")
+    assert status == 1
+    assert "OptDigitsDataModule has no root" in err
+
+
+def test_a_network_that_has_diverged_is_not_exported(trained, capsys, workplace):
+    path = trained / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["head.weight"].fill_(float("nan"))
+    torch.save(checkpoint, path)
+    status, out, err = command(capsys, export, FIRST, "out")
+    assert (status, out) == (1, "")
+    assert "not finite" in err
     assert not (workplace / "out").exists()
 
 
