@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import Batch, ShardSampler, keep_batch
 from datamodules.errors import UserError
-from datamodules.images import ImageError, find_images, no_images, read_image, to_pixels
+from datamodules.images import ImageError, list_files, no_images, passed_over, read_image, to_pixels
 
 
 class ImageFileDataset(Dataset[Batch]):
@@ -90,9 +91,11 @@ class ImageFilesDataModule(LightningDataModule):
         """
         paths: list[Path] = []
         for image in map(Path, self.images):
-            found = find_images(image) if image.is_dir() else [image]
             if not image.exists():
                 raise UserError(f"{image}: no such file or folder")
+            found, passed = list_files(image) if image.is_dir() else ([image], [])
+            if passed:
+                rank_zero_info(passed_over(image, passed))
             if not found:
                 raise no_images(image)
             paths += found

@@ -10,7 +10,15 @@ from datamodules.augmentation import Augmentation
 from datamodules.base import Collection, ImageDataModule
 from datamodules.cache import DecodedImages, default_cache_dir, load_images
 from datamodules.errors import UserError, reason
-from datamodules.images import EXTENSIONS, ImageError, find_images, natural_sorted, read_image
+from datamodules.images import (
+    EXTENSIONS,
+    ImageError,
+    find_images,
+    list_files,
+    natural_sorted,
+    passed_over,
+    read_image,
+)
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -92,6 +100,7 @@ class ImageFolderDataModule(ImageDataModule):
     def load(self) -> Collection:
         """Load all images of the root."""
         collection = self._load(self.root)
+        self._tell_of_passed_over(self.root)
         self._tell_of_colour(self.root)
         return collection
 
@@ -154,6 +163,15 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"{folders}: no image in this class folder can be read")
         names = [path.relative_to(root).as_posix() for path in paths]
         return Collection(decoded.pixels, np.array(labels), decoded.digests, names)
+
+    @rank_zero_only
+    def _tell_of_passed_over(self, root: Path) -> None:
+        """Say which files below the root aren't taken for images of a class."""
+        loose = [entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+        passed = [path for name in self.class_names for path in list_files(root / name)[1]]
+        note = passed_over(root, [*sorted(loose), *passed])
+        if note is not None:
+            rank_zero_info(note)
 
     @rank_zero_only
     def _tell_of_colour(self, root: Path) -> None:

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from datamodules.errors import UserError, reason
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+FOLDER_SETTINGS = frozenset({"thumbs.db", "desktop.ini"})  # which a desktop leaves in folders of images
 
 
 class ImageError(UserError):
@@ -32,11 +33,23 @@ def natural_sorted(names: Iterable[str]) -> list[str]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the image files below a folder, in natural order of their paths.
+    """List the image files below a folder, in natural order of their paths; see ``list_files``.
 
-    Subfolders are searched; hidden files and folders (``.ipynb_checkpoints``), a disk's ``lost+found`` and files that
-    don't have one of ``EXTENSIONS`` are left out. A symbolic link to a folder is not followed, so that a loop of links
-    ends.
+    Raises:
+        UserError: A folder can't be listed: its images would seem to be gone.
+    """
+    return list_files(folder)[0]
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the image files below a folder, and what is passed over, each in natural order of their paths.
+
+    Subfolders are searched. Hidden files and folders (``.ipynb_checkpoints``), a disk's ``lost+found`` and what a
+    desktop leaves behind are in neither list.
+
+    Returns:
+        The files with one of ``EXTENSIONS``; then all other files, and the symbolic links to folders, which are not
+        followed, so that a loop of links ends.
 
     Raises:
         UserError: A folder can't be listed: its images would seem to be gone.
@@ -47,12 +60,39 @@ def find_images(folder: Path) -> list[Path]:
             raise UserError(f"{error.filename}: {reason(error)}; make the folder readable, or move it out") from error
 
     found: list[str] = []
+    passed: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                found.append((Path(parent) / name).relative_to(folder).as_posix())
-    return [folder / name for name in natural_sorted(found)]
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*files, *links):
+            if not name.startswith(".") and name.lower() not in FOLDER_SETTINGS:
+                kept = found if name not in links and Path(name).suffix.lower() in EXTENSIONS else passed
+                kept.append(Path(parent, name).relative_to(folder).as_posix())
+    return [folder / name for name in natural_sorted(found)], [folder / name for name in natural_sorted(passed)]
+
+
+def passed_over(folder: Path, passed: list[Path]) -> str | None:
+    """Say in a line what is passed over in a folder; None if nothing is.
+
+    Args:
+        folder: The folder.
+        passed: What ``list_files`` passes over in it, and images that lie in no class folder.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path in passed:
+        name = path.relative_to(folder).as_posix()
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            kind = "links to folders, which are not followed"
+        elif suffix in EXTENSIONS:
+            kind = "images outside of the class folders"
+        else:
+            kind = f"{suffix} files, which are not read as images" if suffix else "files without an extension"
+        kinds.setdefault(kind, []).append(name)
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if names[3:] else ''})" for kind, names in kinds.items()
+    ]
+    return f"{folder}: passed over {'; '.join(parts)}" if parts else None
 
 
 def no_images(folder: Path) -> UserError:

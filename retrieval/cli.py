@@ -188,12 +188,16 @@ def _counts(update: "Update") -> str:
 
 
 def _index(options: argparse.Namespace) -> None:
+    from datamodules.images import list_files, passed_over
     from retrieval.team import torchrun_team
 
     with torchrun_team() as team, _open(options, options.folder, team) as index:
         update = index.update(progress=True, team=team)
         if team.rank > 0:
             return
+    note = passed_over(options.folder, list_files(options.folder)[1])
+    if note is not None:
+        _say(printable(note))
     if options.json:
         _print_json({**vars(update), "index": str(index.location)})
     else:

@@ -797,3 +797,16 @@ def test_a_run_without_a_step_or_without_an_end_is_one_clear_line(workplace, cap
 def test_a_run_may_end_by_time_alone_where_the_learning_rate_is_constant(workplace, capsys):
     options = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--model.schedule", "constant"]
     assert "validation accuracy" in run(capsys, "fit", "--config", TINY, *options)
+
+
+def test_files_that_are_passed_over_are_named_by_training_and_prediction(trained, capsys, caplog):
+    Path("digits/0_digits/3.png").rename("digits/0_digits/3.heic")
+    Path("digits/notes.txt").touch()
+    shutil.copy("digits/1_digits/3.png", "digits/loose.png")
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1")
+        run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits")
+    heic = "1 .heic files, which are not read as images"
+    assert caplog.text.count("passed over") == 2
+    for part in ("(loose.png)", "(notes.txt)", f"{heic} (0_digits/3.heic)", f"digits/0_digits: passed over {heic}"):
+        assert part in caplog.text

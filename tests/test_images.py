@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.images import ImageError, find_images, natural_sorted, read_image, to_pixels
+from datamodules.images import (
+    ImageError,
+    find_images,
+    list_files,
+    natural_sorted,
+    passed_over,
+    read_image,
+    to_pixels,
+)
 from tests.conftest import draw_digit
 
 COLOUR = (200, 100, 50)
@@ -165,3 +173,22 @@ def test_natural_order():
         "A10",
         "b",
     ]
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "real").mkdir()
+    draw_digit(1, 1).save(tmp_path / "a.jfif", format="JPEG")
+    draw_digit(1, 1).save(tmp_path / "real" / "b.JPE", format="JPEG")
+    (tmp_path / "sub" / "link").symlink_to(tmp_path / "real")
+    for name in ("1.heic", "2.heic", "sub/3.HEIC", "sub/10.heic", "notes.txt", "README", ".hidden", "Thumbs.db"):
+        (tmp_path / name).touch()
+    images, passed = list_files(tmp_path)
+    assert [path.name for path in images] == ["a.jfif", "b.JPE"]
+    assert read_image(images[0], 1).size == (20, 20)
+    assert passed_over(tmp_path, passed) == (
+        f"{tmp_path}: passed over 4 .heic files, which are not read as images (1.heic, 2.heic, sub/3.HEIC, …); "
+        "1 .txt files, which are not read as images (notes.txt); 1 files without an extension (README); "
+        "1 links to folders, which are not followed (sub/link)"
+    )
+    assert passed_over(tmp_path, []) is None

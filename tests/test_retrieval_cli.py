@@ -66,6 +66,15 @@ def test_index_says_what_it_did(place, encoder, capsys):
     ]
 
 
+def test_index_names_the_files_that_it_passes_over(place, encoder, capsys):
+    Path("photos/sky/0.jpg").rename("photos/sky/0.jfif")
+    Path("photos/sky/1.jpg").rename("photos/sky/1.heic")
+    Path("photos/linked").symlink_to(place / "query_images")
+    out, err = run(capsys, "index", "photos", *encoder)
+    assert "11 encoded" in out
+    assert "photos: passed over 1 links to folders, which are not followed (linked); 1 .heic files" in err
+
+
 def test_query_finds_the_images_of_the_same_kind(indexed, capsys):
     out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos")
     lines = out.splitlines()
