@@ -33,6 +33,7 @@ from datamodules.mnist import MNISTDataModule  # noqa: F401
 from datamodules.optdigits import OptDigitsDataModule
 from lightning_modules.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
+from lightning_modules.class_names import quote_class_options, read_class_names_as_text
 from lightning_modules.classifier import Classifier
 from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.early_stopping import EarlyStopping
@@ -57,6 +58,9 @@ SETTLED = (
 )
 CONFIG_FILE = "config.yaml"
 LINKS = ("class_names", "in_channels", "image_size")
+
+
+read_class_names_as_text()
 
 
 class DigitDoodleCLI(LightningCLI):
@@ -142,7 +146,7 @@ class DigitDoodleCLI(LightningCLI):
         """Parse; our defaults and the hyper-parameters in a checkpoint are first configs, which all others override."""
         args = sys.argv[1:] if args is None else args
         if isinstance(args, list):
-            self.config = parser.parse_args(_with_first_configs(args))
+            self.config = parser.parse_args(_with_first_configs(quote_class_options(args)))
         else:
             self.config = parser.parse_object(args)
 

@@ -810,3 +810,43 @@ def test_files_that_are_passed_over_are_named_by_training_and_prediction(trained
     assert caplog.text.count("passed over") == 2
     for part in ("(loose.png)", "(notes.txt)", f"{heic} (0_digits/3.heic)", f"digits/0_digits: passed over {heic}"):
         assert part in caplog.text
+
+
+ODD = ["07", "7", "yes", "no", "1.0", "1e3", "null", "0x1F", "1:30", "~"]
+
+
+@pytest.mark.parametrize("how", ["option", "option=", "long option", "config", "block"])
+def test_class_names_are_text(workplace, capsys, how):
+    for number, name in enumerate(ODD):
+        Path("odd", name).mkdir(parents=True)
+        for seed in range(3):
+            draw_digit(number % 3, 100 * number + seed).save(f"odd/{name}/{seed}.png")
+    names = f"[{', '.join(ODD)}]"
+    init = {"config": f"classes: {names}", "block": "classes:" + "".join(f"\n      - {name}" for name in ODD)}
+    if how in init:
+        Path("more.yaml").write_text(f"data:\n  init_args:\n    {init[how]}\n")
+    args = {
+        "option": ["--data.classes", names],
+        "option=": [f"--data.classes={names}"],
+        "long option": ["--data.init_args.classes", names],
+    }.get(how, ["--config", "more.yaml"])
+    short = ["--data.root", "odd", "--trainer.max_epochs", "1", "--name", "07"]
+    run(capsys, "fit", "--config", TINY, *short, *args)
+    folder = workplace / "runs" / "07" / "version_0"
+    assert load_classifier(folder / "checkpoints" / "best.ckpt").class_names == ODD
+    if how == "option":
+        assert "test_accuracy/07 " in run(capsys, "test", "--ckpt_path", best(folder))
+        run(capsys, "fit", "--config", str(folder / "config.yaml"))
+        again = folder.with_name("version_1")
+        assert load_classifier(again / "checkpoints" / "best.ckpt").class_names == ODD
+
+
+def test_a_class_can_be_added_to_those_of_a_config(workplace, capsys):
+    Path("more.yaml").write_text("data:\n  init_args:\n    classes: [2_digits]\n")
+    args = ["--config", TINY, "--config", "more.yaml", "--data.classes+", "0_digits"]
+    assert settings_of(capsys, *args)["data"]["init_args"]["classes"] == ["2_digits", "0_digits"]
+
+
+def test_all_classes_are_kept_where_none_is_named(capsys):
+    assert settings_of(capsys, "--config", TINY, "--data.classes", "null")["data"]["init_args"]["classes"] is None
+    assert "classes" in fail(capsys, "fit", "--config", TINY, "--data.classes", "[0_digits")

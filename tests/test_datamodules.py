@@ -274,7 +274,7 @@ def leave_one_image(root):
     [
         (
             make_missing,
-            "digits: no such file or directory; give the folder that holds the class folders",
+            "digits: no such file or directory; name the folder that holds the class folders",
         ),
         (make_file, "digits: not a directory"),
         (make_empty, "no class folders; expected a folder per class"),
