@@ -43,12 +43,14 @@ class Collection:
         labels: (N,), int64.
         digests: (N, D), uint8; equal for byte-identical images.
         names: N names, unique: paths relative to the root for files.
+        in_validation: (N,), bool: a split that was made by others; None where it is to be made.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     digests: npt.NDArray[np.uint8]
     names: list[str]
+    in_validation: npt.NDArray[np.bool_] | None = None
 
 
 class ImageDataset(Dataset[Batch]):
@@ -299,7 +301,13 @@ class ImageDataModule(LightningDataModule):
             self.test_set = self.val_set
 
     def _split(self, collection: Collection) -> npt.NDArray[np.bool_]:
-        if self.split_file is None:
+        if self.split_file is None and collection.in_validation is not None:
+            in_validation = collection.in_validation
+            trained = {image.tobytes() for image in collection.digests[~in_validation]}
+            copies = sum(image.tobytes() in trained for image in collection.digests[in_validation])
+            if copies:
+                rank_zero_info(f"{copies} validation images are copies of training images: their score is too good.")
+        elif self.split_file is None:
             in_validation = split(collection.labels, collection.digests, self.val_fraction, self.split_seed)
         else:
             labels = [self.class_names[label] for label in collection.labels]

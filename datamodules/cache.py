@@ -54,7 +54,7 @@ def load_images(
     processes may build it at once.
 
     Args:
-        root: The folder that all paths lie below.
+        root: The folder that the paths lie below, most of them.
         paths: The files, in the order of the rows.
         size: Side of the square that each image is resized to, in pixels.
         channels: 1 for grey, 3 for colour.
@@ -88,11 +88,12 @@ def load_images(
 def _fingerprint(root: Path, paths: list[Path]) -> bytes:
     state = hashlib.blake2b(f"format {FORMAT}".encode(), digest_size=DIGEST_BYTES)
     for path in paths:
+        name = path.relative_to(root) if path.is_relative_to(root) else path
         try:
             stat = path.stat()
-            line = f"\0{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}"
+            line = f"\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
         except OSError:  # a dangling link: the decoder will say so
-            line = f"\0{path.relative_to(root)}\0missing"
+            line = f"\0{name}\0missing"
         state.update(line.encode("utf-8", "surrogateescape"))
     return state.digest()
 

@@ -1,5 +1,6 @@
 """A folder of images with a subfolder per class."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,18 @@ from datamodules.images import (
     passed_over,
     read_image,
 )
+from datamodules.layout import subset_folders
 
 
 class ImageFolderDataModule(ImageDataModule):
     """Images in a folder per class: ``root/cat/1.jpg``, ``root/dog/2.png``.
 
-    The classes are the subfolders, in natural order (1, 2, 10); hidden files and folders are ignored.
+    The classes are the subfolders, in natural order (1, 2, 10); hidden files and folders are ignored. A root that holds
+    ``train/``, ``val/`` and ``test/``, each with the class folders in it, is taken as it is split (``subset_folders``).
 
     Args:
         root: The folder of class folders.
+        val_root: Another such folder, with the same classes, to validate on; all of the root is trained on then.
         test_root: Another such folder, with the same classes, for ``test``; without it the validation images
             are used.
         image_size: Images are resized to this many pixels square when they are decoded.
@@ -52,6 +56,7 @@ class ImageFolderDataModule(ImageDataModule):
         self,
         root: str,
         test_root: str | None = None,
+        val_root: str | None = None,
         image_size: int = 100,
         in_channels: int = 1,
         classes: list[str | int] | None = None,
@@ -71,7 +76,10 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"on_unreadable must be error or skip, got {on_unreadable!r}")
         self.save_hyperparameters(ignore=["augmentation"], logger=False)
         self.root = Path(root)
-        self.test_root = None if test_root is None else Path(test_root)
+        subsets = subset_folders(self.root)
+        self.train_root = subsets.get("train", self.root)
+        self.val_root = subsets.get("val") if val_root is None else Path(val_root)
+        self.test_root = subsets.get("test") if test_root is None else Path(test_root)
         self._image_size = image_size
         self.on_unreadable = on_unreadable
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
@@ -89,26 +97,44 @@ class ImageFolderDataModule(ImageDataModule):
         Raises:
             UserError: There is no such folder, or it has fewer than two class folders.
         """
-        return self.choose_classes(_class_folders(self.root))
+        return self.choose_classes(_class_folders(self.train_root))
 
     def prepare_data(self) -> None:
         """Decode the images into the cache, once for all processes of a machine."""
-        self._decode(self.root)
+        self._decode(*self._learnt_from())
         if self.test_root is not None:
             self._decode(self.test_root)
 
+    def _learnt_from(self) -> list[Path]:
+        """Where the images to train on and to validate on are: one folder, if the split is to be made."""
+        if self.val_root is None:
+            return [self.train_root]
+        self._check_classes(self.val_root)
+        return [self.train_root, self.val_root]
+
     def load(self) -> Collection:
-        """Load all images of the root."""
-        collection = self._load(self.root)
-        self._tell_of_passed_over(self.root)
-        self._tell_of_colour(self.root)
+        """Load all images of the root, and of the validation root."""
+        folders = self._learnt_from()
+        if self.train_root != self.root or self.val_root is not None:
+            validated = "a share of them" if self.val_root is None else self.val_root
+            tested = "" if self.test_root is None else f", tested on {self.test_root}"
+            rank_zero_info(f"Trained on the images of {self.train_root}, validated on {validated}{tested}.")
+        collection = self._load(*folders)
+        for folder in folders:
+            self._tell_of_passed_over(folder)
+        self._tell_of_colour(self.train_root)
         return collection
 
     def load_test(self) -> Collection | None:
         """Load all images of the test root, which must have the same classes."""
         if self.test_root is None:
             return None
-        found = set(_class_folders(self.test_root))
+        self._check_classes(self.test_root)
+        return self._load(self.test_root)
+
+    def _check_classes(self, folder: Path) -> None:
+        """Raise unless a folder has the same class folders as those that are trained on."""
+        found = set(_class_folders(folder))
         missing = [name for name in self.class_names if name not in found]
         unknown = natural_sorted(found - set(self.class_names)) if self.classes is None else []
         for what, names in (
@@ -117,10 +143,9 @@ class ImageFolderDataModule(ImageDataModule):
         ):
             if names:
                 raise UserError(
-                    f"{self.test_root} {what} {', '.join(names)}: "
-                    f"a test set needs the classes of {self.root}, {', '.join(self.class_names)}"
+                    f"{folder} {what} {', '.join(names)}: "
+                    f"it needs the classes of {self.train_root}, {', '.join(self.class_names)}"
                 )
-        return self._load(self.test_root)
 
     def _files(self, root: Path) -> tuple[list[Path], list[int]]:
         """All image files, class by class, and their labels."""
@@ -137,9 +162,11 @@ class ImageFolderDataModule(ImageDataModule):
             labels += [label] * len(files)
         return paths, labels
 
-    def _decode(self, root: Path) -> tuple[list[Path], list[int], DecodedImages]:
-        """The files that can be read, their labels and pixels."""
-        paths, labels = self._files(root)
+    def _decode(self, *folders: Path) -> tuple[list[Path], list[int], DecodedImages]:
+        """The files that can be read, their labels and pixels, folder by folder."""
+        found = [self._files(folder) for folder in folders]
+        paths, labels = [path for paths, _ in found for path in paths], [label for _, each in found for label in each]
+        root = folders[0] if len(folders) == 1 else self.root
         # Each process of this machine has pixels of its own in memory; mapped ones they share.
         share = self.max_ram_share / (1 if self.trainer is None else self.trainer.num_devices)
         decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, share)
@@ -152,17 +179,21 @@ class ImageFolderDataModule(ImageDataModule):
         readable = [row for row in range(len(paths)) if row not in decoded.errors]
         return [paths[row] for row in readable], [labels[row] for row in readable], decoded
 
-    def _load(self, root: Path) -> Collection:
-        paths, labels, decoded = self._decode(root)
+    def _load(self, *folders: Path) -> Collection:
+        paths, labels, decoded = self._decode(*folders)
         if decoded.errors:
             broken = "\n  ".join(decoded.errors.values())
             rank_zero_info(f"Skipped {len(decoded.errors)} images that can't be read:\n  {broken}")
         empty = set(range(len(self.class_names))) - set(labels)
         if empty:
-            folders = ", ".join(str(root / self.class_names[label]) for label in sorted(empty))
-            raise UserError(f"{folders}: no image in this class folder can be read")
-        names = [path.relative_to(root).as_posix() for path in paths]
-        return Collection(decoded.pixels, np.array(labels), decoded.digests, names)
+            named = ", ".join(str(folders[0] / self.class_names[label]) for label in sorted(empty))
+            raise UserError(f"{named}: no image in this class folder can be read")
+        root = folders[0] if len(folders) == 1 else self.root
+        names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
+        of_others = None
+        if len(folders) > 1:
+            of_others = np.array([path.is_relative_to(folders[1]) for path in paths])
+        return Collection(decoded.pixels, np.array(labels), decoded.digests, names, of_others)
 
     @rank_zero_only
     def _tell_of_passed_over(self, root: Path) -> None:

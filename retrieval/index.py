@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, decode_image, find_images, no_images, read_bytes
+from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoder import Encoder, Pixels
 from retrieval.location import Location, find_location, open_store, sole_writer
@@ -182,6 +184,11 @@ class ImageIndex:
             self._store = _open_store(self.location, self.encoder, make=True)
         return self._compare(self._store, self._find())  # another process may just have done it
 
+    @cached_property
+    def _subsets(self) -> set[Path]:
+        """Folders that are no class: train/, val/ and test/, where the class folders are in each."""
+        return set(subset_folders(self.folder).values())
+
     def _find(self) -> list[Path]:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: {'no folder' if self.folder.exists() else 'no such folder'}")
@@ -256,7 +263,10 @@ class ImageIndex:
     def _read(self, name: str, plan: _Plan) -> tuple[Record, Pixels | None]:
         """Read a file; its pixels only if its content is new."""
         path = self.folder / name
-        label = name.partition("/")[0] if "/" in name else None
+        folders = name.split("/")[:-1]
+        if len(folders) > 1 and self.folder / folders[0] in self._subsets:
+            folders = folders[1:]
+        label = folders[0] if folders else None
         record = Record(name, -1, -1, None, label)
         try:
             status = path.stat()

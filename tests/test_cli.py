@@ -23,6 +23,7 @@ from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import keep_integers, main
 from lightning_modules.evaluation import evaluate
+from lightning_modules.export import load_data
 from lightning_modules.mobilenetv2 import MobileNetV2
 from lightning_modules.reference_cnn import ReferenceCNN
 from tests.conftest import REPOSITORY, TINY, draw_digit
@@ -850,3 +851,69 @@ def test_a_class_can_be_added_to_those_of_a_config(workplace, capsys):
 def test_all_classes_are_kept_where_none_is_named(capsys):
     assert settings_of(capsys, "--config", TINY, "--data.classes", "null")["data"]["init_args"]["classes"] is None
     assert "classes" in fail(capsys, "fit", "--config", TINY, "--data.classes", "[0_digits")
+
+
+@pytest.fixture
+def split_by_others(workplace):
+    """``split/`` with train/, Valid/ and test/, and 12, 6 and 6 digits in them, one of which stands on two sides."""
+    for subset, seeds in (("train", range(4)), ("Valid", range(4, 6)), ("test", range(6, 8))):
+        for digit in range(3):
+            folder = workplace / "split" / subset / f"{digit}_digits"
+            folder.mkdir(parents=True)
+            for seed in seeds:
+                shutil.copy(f"digits/{digit}_digits/{seed}.png", folder)
+    shutil.copy("digits/0_digits/0.png", "split/Valid/0_digits/4.png")
+    return workplace / "split"
+
+
+def subsets_of(run_folder):
+    with (run_folder / "split.csv").open() as file:
+        return {row["file"]: row["subset"] for row in csv.DictReader(file)}
+
+
+def test_a_folder_that_was_split_by_others_is_taken_as_it_is(split_by_others, workplace, capsys, caplog):
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, "--data.root", "split", "--trainer.max_epochs", "1")
+    assert "Trained on the images of split/train, validated on split/Valid, tested on split/test." in caplog.text
+    assert "1 validation images are copies of training images" in caplog.text
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    expected = {path.relative_to("split").as_posix() for path in Path("split").glob("[tV][ra]*/*/*.png")}
+    subsets = subsets_of(folder)
+    assert set(subsets) == expected
+    assert all((subset == "val") == name.startswith("Valid/") for name, subset in subsets.items())
+    assert load_classifier(Path(best(folder))).class_names == ["0_digits", "1_digits", "2_digits"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["val_images"] == 6
+    assert f"{summary['val_accuracy']:.4f}" in run(capsys, "validate", "--ckpt_path", best(folder))
+    assert "test_accuracy" in run(capsys, "test", "--ckpt_path", best(folder))
+    data = load_data(folder)
+    assert sorted(data.val_set.names) == sorted(name for name, subset in subsets.items() if subset == "val")
+
+
+def test_without_a_validation_folder_the_split_is_made_of_the_training_images(split_by_others, workplace, capsys):
+    shutil.rmtree("split/Valid")
+    run(capsys, "fit", "--config", TINY, "--data.root", "split", "--trainer.max_epochs", "1")
+    subsets = subsets_of(workplace / "runs" / "custom_cnn" / "version_0")
+    assert len(subsets) == 12
+    assert list(subsets.values()).count("val") == 3  # one of each class
+
+
+def test_another_folder_can_be_validated_on(split_by_others, workplace, capsys):
+    shutil.move("split/Valid", "elsewhere")
+    options = ["--data.root", "split/train", "--data.val_root", "elsewhere", "--trainer.max_epochs", "1"]
+    run(capsys, "fit", "--config", TINY, *options)
+    subsets = subsets_of(workplace / "runs" / "custom_cnn" / "version_0")
+    assert subsets["../../elsewhere/1_digits/5.png"] == "val"
+    assert list(subsets.values()).count("val") == 6
+    shutil.rmtree("elsewhere/2_digits")
+    message = "elsewhere lacks the class folder 2_digits: it needs the classes of split/train, 0_digits, 1_digits, 2_d"
+    assert message in fail(capsys, "fit", "--config", TINY, *options)
+    assert "nowhere: no such file" in fail(capsys, "fit", "--config", TINY, "--data.val_root", "nowhere")
+
+
+def test_a_class_may_be_called_train(workplace, capsys):
+    shutil.copytree("digits/0_digits", "vehicles/train")
+    shutil.copytree("digits/1_digits", "vehicles/test")
+    run(capsys, "fit", "--config", TINY, "--data.root", "vehicles", "--trainer.max_epochs", "1")
+    model = load_classifier(Path(best(workplace / "runs" / "custom_cnn" / "version_0")))
+    assert model.class_names == ["test", "train"]

@@ -75,6 +75,14 @@ def test_index_names_the_files_that_it_passes_over(place, encoder, capsys):
     assert "photos: passed over 1 links to folders, which are not followed (linked); 1 .heic files" in err
 
 
+def test_the_labels_of_a_folder_that_was_split_by_others_are_its_classes(place, encoder, capsys):
+    shutil.copytree("photos", "split/train")
+    shutil.copytree("photos", "split/val")
+    run(capsys, "index", "split", *encoder)
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "split", "--json")
+    assert {row["label"] for row in rows_of(out)} <= {"sky", "grass", "sand"}
+
+
 def test_query_finds_the_images_of_the_same_kind(indexed, capsys):
     out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos")
     lines = out.splitlines()
