@@ -30,16 +30,17 @@ def fastest_precision(device: torch.device, network: nn.Module) -> Precision:
     """The precision to train a network in: reduced where the device is faster with it, else full.
 
     Emulated bf16 gives right results many times slower, so it is chosen only for CPUs with bf16 instructions and
-    for CUDA devices from compute capability 8.0; older ones from 7.0 have half precision. On a CPU a network with
-    grouped convolutions, such as MobileNetV2's depthwise ones, is trained in full precision, which is faster for them:
-    ``python -m benchmarks precision`` shows it.
+    for CUDA devices from compute capability 8.0; older ones from 7.0 have half precision. On a CPU a network that learns
+    in grouped convolutions, such as MobileNetV2's depthwise ones, is trained in full precision: their backward pass is
+    slow in bf16, as ``python -m benchmarks precision`` shows; while they are frozen it is not needed.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return "bf16-mixed" if major >= 8 else "16-mixed" if major >= 7 else "32-true"
     if device.type == "cpu" and cpu_has_bf16():
-        grouped = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
-        return "32-true" if grouped else "bf16-mixed"
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        learns = any(convolution.groups > 1 and convolution.weight.requires_grad for convolution in convolutions)
+        return "32-true" if learns else "bf16-mixed"
     return "32-true"
 
 

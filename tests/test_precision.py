@@ -112,9 +112,11 @@ def test_gradients_can_be_clipped_in_the_precision_that_was_chosen(workplace, ca
 def test_reduced_precision_is_chosen_only_where_it_is_native_and_faster(monkeypatch):
     dense = CustomCNN(["0", "1"], 1, 28)
     grouped = MobileNetV2(["0", "1"], 1, 28, variant="mobilenetv2_035", weights=None)
+    frozen = MobileNetV2(["0", "1"], 1, 28, variant="mobilenetv2_035", weights=None, unfreeze_at=None)
     for has, precision in ((False, "32-true"), (True, "bf16-mixed")):
         monkeypatch.setattr(hardware, "cpu_has_bf16", lambda has=has: has)
         assert fastest_precision(CPU, dense) == precision
+        assert fastest_precision(CPU, frozen) == precision
         assert fastest_precision(CPU, grouped) == "32-true"
     for capability, precision in (((6, 1), "32-true"), ((7, 5), "16-mixed"), ((9, 0), "bf16-mixed")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
