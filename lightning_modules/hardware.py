@@ -30,9 +30,9 @@ def fastest_precision(device: torch.device, network: nn.Module) -> Precision:
     """The precision to train a network in: reduced where the device is faster with it, else full.
 
     Emulated bf16 gives right results many times slower, so it is chosen only for CPUs with bf16 instructions and
-    for CUDA devices from compute capability 8.0; older ones from 7.0 have half precision. On a CPU a network that learns
-    in grouped convolutions, such as MobileNetV2's depthwise ones, is trained in full precision: their backward pass is
-    slow in bf16, as ``python -m benchmarks precision`` shows; while they are frozen it is not needed.
+    for CUDA devices from compute capability 8.0; older ones from 7.0 have half precision. On a CPU a network that
+    learns in grouped convolutions, such as MobileNetV2's depthwise ones, is trained in full precision: their backward
+    pass is slow in bf16, as ``python -m benchmarks precision`` shows; while they are frozen it is not needed.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
