@@ -30,18 +30,26 @@ def exit_status(command: Callable[[], object]) -> int:
         # Lightning's Trainer ends with status 1 after Ctrl-C.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except Terminated:
-        print("terminated", file=sys.stderr)
+        _say("terminated")
         return 143
     except Exception as error:
         mistake = _mistake_behind(error)
         if mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        _say(f"error: {mistake}")
         return 1
     return 0
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, not behind a progress bar that was left open."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
 
 
 def _mistake_behind(error: BaseException | None) -> str | None:

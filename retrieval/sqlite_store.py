@@ -77,7 +77,9 @@ class SQLiteStore:
 
         def connect(mode: str) -> sqlite3.Connection:
             uri = f"file:{quote(os.fsencode(self.path.absolute()))}?mode={mode}"
-            connection = sqlite3.connect(uri, WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+            connection = sqlite3.connect(
+                uri, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+            )
             connection.text_factory = os.fsdecode  # file names need not be UTF-8
             return connection
 
