@@ -14,8 +14,8 @@ from torchvision.datasets import ImageFolder
 from benchmarks.data import digit_folder
 from benchmarks.harness import Measurement, Options, has, in_turn, seconds_of
 from datamodules import Augmentation, ImageFolderDataModule
-from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.hardware import keep_freed_memory
+from lightning_modules.networks.custom_cnn import CustomCNN
 
 BATCH = 64
 

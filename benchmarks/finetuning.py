@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.data import digit_folder
 from benchmarks.harness import Finished, Measurement, Options, has, say
 from benchmarks.training import GOALS, bare_epoch, count_images, epoch_seconds, on_folder, ours, peer, seconds_to
-from lightning_modules.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
 
 SHARE = 4  # one in so many images makes a frozen epoch long enough to be measured
 REFERENCE_EPOCHS = 5

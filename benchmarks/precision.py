@@ -4,10 +4,10 @@ import torch
 
 from benchmarks.harness import Measurement, Options, in_turn, seconds_of
 from benchmarks.training import random_pixels, training_step
-from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.hardware import cpu_has_bf16, fastest_precision
-from lightning_modules.mobilenetv2 import MobileNetV2
-from lightning_modules.reference_cnn import ReferenceCNN
+from lightning_modules.networks.custom_cnn import CustomCNN
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.reference_cnn import ReferenceCNN
 
 NAMES = [str(digit) for digit in range(10)]
 STEPS = 10

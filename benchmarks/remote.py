@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Measurement, Options, has, say
-from retrieval.location import open_store
 from retrieval.search import nearest
-from retrieval.store import Record, Store
+from retrieval.stores.base import Record, Store
+from retrieval.stores.location import open_store
 
 IMAGES, LENGTH, QUERIES = 50_000, 512, 1_000
 OWN = 32  # directions in which most of the vectors differ; like features of images, they fill only a part of space

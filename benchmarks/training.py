@@ -16,7 +16,7 @@ from benchmarks.data import digit_folder, mnist_folders
 from benchmarks.harness import REPOSITORY, Finished, Measurement, Options, has, in_turn, run_process, say, seconds_of
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import fastest_precision
-from lightning_modules.reference_cnn import ReferenceCNN
+from lightning_modules.networks.reference_cnn import ReferenceCNN
 
 CLOCK = "benchmarks.clock.Clock"
 PEERS = {"plain Lightning": "plain_lightning", "Keras": "keras_reference"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.augmentation import Augmentation as Augmentation
-    from datamodules.base import Batch as Batch
     from datamodules.base import ImageDataModule as ImageDataModule
+    from datamodules.dataset import Batch as Batch
     from datamodules.errors import UserError as UserError
     from datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from datamodules.mnist import MNISTDataModule as MNISTDataModule
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Augmentation": "augmentation",
-    "Batch": "base",
+    "Batch": "dataset",
     "ImageDataModule": "base",
     "UserError": "errors",
     "ImageFolderDataModule": "image_folder",

@@ -1,193 +1,23 @@
 """The LightningDataModule that all collections share: split, batches, augmentation."""
 
-import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Augmentation
+from datamodules.dataset import Batch, Collection, ImageDataset
 from datamodules.errors import UserError
+from datamodules.loading import batches
 from datamodules.splits import read_split, split, write_split
-
-
-class Batch(NamedTuple):
-    """What a datamodule yields.
-
-    Attributes:
-        images: (B, C, H, W): uint8, or float32 in [0, 1] once augmented.
-        labels: (B,), int64, rows of ``class_names``.
-        indices: (B,), int64, rows of the dataset.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Decoded images with their labels, before any split.
-
-    Attributes:
-        pixels: (N, C, H, W), uint8; may be mapped from a file.
-        labels: (N,), int64.
-        digests: (N, D), uint8; equal for byte-identical images.
-        names: N names, unique: paths relative to the root for files.
-        in_validation: (N,), bool: a split that was made by others; None where it is to be made.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    digests: npt.NDArray[np.uint8]
-    names: list[str]
-    in_validation: npt.NDArray[np.bool_] | None = None
-
-
-class ImageDataset(Dataset[Batch]):
-    """Some of the images of a collection.
-
-    Args:
-        collection: Where the images are.
-        rows: (M,), int64: which of them.
-    """
-
-    def __init__(self, collection: Collection, rows: npt.NDArray[np.int64]) -> None:
-        self.collection = collection
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch a batch in one indexing; the images are uint8."""
-        rows = self.rows[indices]
-        return Batch(
-            torch.from_numpy(np.asarray(self.collection.pixels[rows])),
-            torch.from_numpy(self.collection.labels[rows]),
-            torch.as_tensor(indices, dtype=torch.int64),
-        )
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """(M,), int64."""
-        return self.collection.labels[self.rows]
-
-    @property
-    def names(self) -> list[str]:
-        """M names, in the order of the rows."""
-        return [self.collection.names[row] for row in self.rows]
-
-
-class ShardSampler(Sampler[int]):
-    """This process's share of the samples, each sample in exactly one process; reshuffled every epoch if asked to.
-
-    Torch's ``DistributedSampler`` repeats samples to make the shares equal, which falsifies metrics.
-
-    Args:
-        count: Number of samples.
-        rank: Number of this process, from 0.
-        world_size: Number of processes.
-        shuffle_seed: Seed of the order, which changes with the epoch; None keeps the samples in order.
-        reshuffle: Whether the order changes with the epoch.
-    """
-
-    def __init__(
-        self, count: int, rank: int, world_size: int, shuffle_seed: int | None, reshuffle: bool = True
-    ) -> None:
-        self.count, self.rank, self.world_size = count, rank, world_size
-        self.shuffle_seed = shuffle_seed
-        self.reshuffle = reshuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before each epoch."""
-        if self.reshuffle:
-            self.epoch = epoch
-
-    def indices(self) -> npt.NDArray[np.int64]:
-        """(M,), int64: the share, in this epoch's order."""
-        order = np.arange(self.count)
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
-        return order[self.rank :: self.world_size]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices().tolist())
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.count, self.world_size))
-
-
-class EvenBatchSampler(Sampler[list[int]]):
-    """Batches of nearly equal size, the same number of them in every process.
-
-    No batch is so small that batch normalisation suffers, and no process waits for another that has run out.
-
-    Args:
-        sampler: This process's share; found by Lightning under this name, for ``set_epoch``.
-        batch_size: No batch is larger.
-    """
-
-    def __init__(self, sampler: ShardSampler, batch_size: int) -> None:
-        self.sampler = sampler
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in np.array_split(self.sampler.indices(), len(self)):
-            yield batch.tolist()
-
-    def __len__(self) -> int:
-        largest_share = math.ceil(self.sampler.count / self.sampler.world_size)
-        return math.ceil(largest_share / self.batch_size)
-
-
-def batches(
-    dataset: ImageDataset,
-    batch_size: int,
-    shuffle_seed: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    reshuffle: bool = True,
-) -> DataLoader[Batch]:
-    """Batches of this process's share of a dataset, each fetched at once.
-
-    Args:
-        dataset: The images.
-        batch_size: No batch is larger.
-        shuffle_seed: Seed of the order, which changes with the epoch; None keeps the images in order.
-        rank: Number of this process, from 0.
-        world_size: Number of processes.
-        reshuffle: Whether the order changes with the epoch.
-    """
-    sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed, reshuffle), batch_size)
-    # The pixels are in memory or mapped: a worker process would only add the cost of handing them over. A generator of
-    # its own keeps the loader from drawing on the global random state, which dropout follows, also after a resume.
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=keep_batch,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
-    )
-
-
-def keep_batch(batch: Any) -> Any:
-    """The dataset gives whole batches: there is nothing to collate."""
-    return batch
 
 
 class ImageDataModule(LightningDataModule):

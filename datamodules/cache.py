@@ -15,9 +15,9 @@ import psutil
 from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
-from datamodules.files import written_aside
 from datamodules.images import ImageError, decode_image, read_bytes, to_pixels
 from datamodules.splits import DIGEST_BYTES, digest
+from datamodules.writing import atomic_write
 
 FORMAT = 1
 BLOCK = 1024  # images decoded ahead of the writer: bounds the memory that building a cache takes
@@ -75,7 +75,7 @@ def load_images(
             return found
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with written_aside(cache) as file:
+        with atomic_write(cache) as file:
             _build(file, paths, size, channels, fingerprint)
     except OSError as error:
         raise UserError(

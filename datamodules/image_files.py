@@ -10,9 +10,10 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import Batch, ShardSampler, keep_batch
+from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from datamodules.images import ImageError, list_files, no_images, passed_over, read_image, to_pixels
+from datamodules.loading import ShardSampler, keep_batch
 
 
 class ImageFileDataset(Dataset[Batch]):

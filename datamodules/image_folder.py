@@ -8,8 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from PIL import ImageChops
 
 from datamodules.augmentation import Augmentation
-from datamodules.base import Collection, ImageDataModule
+from datamodules.base import ImageDataModule
 from datamodules.cache import DecodedImages, default_cache_dir, load_images
+from datamodules.dataset import Collection
 from datamodules.errors import UserError, reason
 from datamodules.images import (
     EXTENSIONS,

@@ -6,7 +6,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchvision.datasets import MNIST
 
 from datamodules.augmentation import Augmentation
-from datamodules.base import Collection, ImageDataModule
+from datamodules.base import ImageDataModule
+from datamodules.dataset import Collection
 from datamodules.errors import UserError
 from datamodules.splits import pixel_digests
 

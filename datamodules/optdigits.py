@@ -3,7 +3,8 @@
 import numpy as np
 
 from datamodules.augmentation import Augmentation
-from datamodules.base import Collection, ImageDataModule
+from datamodules.base import ImageDataModule
+from datamodules.dataset import Collection
 from datamodules.splits import pixel_digests
 
 

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 
+import datamodules
 from datamodules.errors import UserError, reason
-from lightning_modules import custom_cnn, mobilenetv2, reference_cnn  # noqa: F401 - so that these classes are known
+from lightning_modules import networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.weights import read_torch_file, read_weights
 
@@ -47,11 +48,20 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
 
 
 def known_class(base: type[T], class_path: str, path: Path) -> type[T]:
-    """Find a subclass by its name among those that are imported: a checkpoint must not choose what is imported.
+    """Find a subclass by its name, among ours and those imported: a checkpoint must not choose what is imported.
+
+    Args:
+        base: What it is a subclass of.
+        class_path: Module and name; one of ours is known by its name, wherever its module was when it was written.
+        path: The checkpoint, for the error message.
 
     Raises:
         UserError: There is none of that name.
     """
+    ours = {"datamodules": datamodules, "lightning_modules": networks}.get(class_path.partition(".")[0])
+    cls = getattr(ours, class_path.rpartition(".")[2], None)
+    if isinstance(cls, type) and issubclass(cls, base):
+        return cls
     known = [base]
     for cls in known:
         known += cls.__subclasses__()

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from datamodules.base import Batch, run_seed
+from datamodules.base import run_seed
+from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 

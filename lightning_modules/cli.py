@@ -24,25 +24,23 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+import datamodules
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, exit_status, reason
-from datamodules.files import check_place, printable
 from datamodules.image_files import ImageFilesDataModule
-from datamodules.image_folder import ImageFolderDataModule  # noqa: F401 - found by name on the command line
-from datamodules.mnist import MNISTDataModule  # noqa: F401
 from datamodules.optdigits import OptDigitsDataModule
-from lightning_modules.best_checkpoint import BestCheckpoint
+from datamodules.text import printable
+from datamodules.writing import check_output
+from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
+from lightning_modules.callbacks.early_stopping import EarlyStopping
+from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
+from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
 from lightning_modules.class_names import quote_class_options, read_class_names_as_text
 from lightning_modules.classifier import Classifier
-from lightning_modules.custom_cnn import CustomCNN
-from lightning_modules.early_stopping import EarlyStopping
+from lightning_modules.commands.predict import predict_files, write_predictions
 from lightning_modules.hardware import fastest_precision
-from lightning_modules.interrupt import InterruptBetweenBatches, signals_kept
-from lightning_modules.mobilenetv2 import MobileNetV2  # noqa: F401
-from lightning_modules.predict import predict_files, write_predictions
-from lightning_modules.reference_cnn import ReferenceCNN  # noqa: F401
-from lightning_modules.report import RunReport
+from lightning_modules.networks import CustomCNN
 from lightning_modules.weights import read_weights
 
 # Lightning warns of these; each is as it should be.
@@ -61,6 +59,8 @@ LINKS = ("class_names", "in_channels", "image_size")
 
 
 read_class_names_as_text()
+for name in datamodules.__all__:  # to be found by name on the command line
+    getattr(datamodules, name)
 
 
 class DigitDoodleCLI(LightningCLI):
@@ -261,7 +261,7 @@ class DigitDoodleCLI(LightningCLI):
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
         """Classify image files and say where the result is."""
         images, output = self._get(self.config, "images"), Path(self._get(self.config, "output"))
-        check_place(output)
+        check_output(output)
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))

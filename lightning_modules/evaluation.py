@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.base import ImageDataset, batches
+from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
+from datamodules.loading import batches
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import full_precision
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import ImageDataset
+from datamodules.dataset import ImageDataset
 from lightning_modules.evaluation import Predictions
 
 TEMPLATE = """\

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from datamodules.base import ImageDataset
-from datamodules.files import short_name
+from datamodules.dataset import ImageDataset
+from datamodules.text import short_name
 from lightning_modules.evaluation import Predictions
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retrieval.encoder import ClassifierEncoder as ClassifierEncoder
-    from retrieval.encoder import Encoder as Encoder
-    from retrieval.encoder import ResNetEncoder as ResNetEncoder
+    from retrieval.encoders.base import Encoder as Encoder
+    from retrieval.encoders.classifier import ClassifierEncoder as ClassifierEncoder
+    from retrieval.encoders.resnet import ResNetEncoder as ResNetEncoder
     from retrieval.index import ImageIndex as ImageIndex
     from retrieval.index import Match as Match
     from retrieval.plots import plot_matches as plot_matches
 
 _MODULES = {
-    "ClassifierEncoder": "encoder",
-    "Encoder": "encoder",
-    "ResNetEncoder": "encoder",
+    "ClassifierEncoder": "encoders.classifier",
+    "Encoder": "encoders.base",
+    "ResNetEncoder": "encoders.resnet",
     "ImageIndex": "index",
     "Match": "index",
     "plot_matches": "plots",

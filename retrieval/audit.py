@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.search import Vectors, nearest
-from retrieval.store import Record
+from retrieval.stores.base import Record
 
 Kind = Literal["duplicate", "near-duplicate", "leak", "label"]
 

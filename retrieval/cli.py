@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError, exit_status
-from datamodules.files import check_figure, check_place, printable, save_figure, written_aside
+from datamodules.figures import check_figure, save_figure
+from datamodules.text import printable
+from datamodules.writing import atomic_write, check_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from retrieval.index import ImageIndex, Update
-    from retrieval.team import Team
+    from retrieval.process_group import Team
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 WORST = 5  # queries in the picture of `evaluate`
@@ -121,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
 def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None) -> "ImageIndex":
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
     from datamodules.images import find_images, no_images
-    from retrieval.location import find_location, open_store
-    from retrieval.store import MissingIndexError
+    from retrieval.stores.base import MissingIndexError
+    from retrieval.stores.location import find_location, open_store
 
     location = find_location(folder, options.index)
 
@@ -141,7 +143,7 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
 
     # Before torch is imported: an index that can't be reached is said at once.
     header = read_header() if team is None else team.share(read_header)
-    from retrieval.encoder import build_encoder, rebuild_encoder
+    from retrieval.encoders.registry import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex
 
     names = ("encoder", "weights", "layer", "preprocessing", "device")
@@ -160,7 +162,7 @@ def _bring_up_to_date(index: "ImageIndex") -> None:
     """
     from filelock import Timeout
 
-    from retrieval.location import ReadOnlyError
+    from retrieval.stores.location import ReadOnlyError
 
     if not isinstance(index.location, Path):
         return
@@ -189,7 +191,7 @@ def _counts(update: "Update") -> str:
 
 def _index(options: argparse.Namespace) -> None:
     from datamodules.images import list_files, passed_over
-    from retrieval.team import torchrun_team
+    from retrieval.process_group import torchrun_team
 
     with torchrun_team() as team, _open(options, options.folder, team) as index:
         update = index.update(progress=True, team=team)
@@ -311,7 +313,7 @@ def _audit(options: argparse.Namespace) -> None:
     from retrieval.audit import Finding, audit
     from retrieval.plots import plot_findings
 
-    check_place(options.output)
+    check_output(options.output)
     check_figure(options.figure)
     subsets = None
     if options.split is not None:
@@ -324,7 +326,7 @@ def _audit(options: argparse.Namespace) -> None:
     with tqdm(total=len(records), desc="Comparing", unit="img", delay=1, leave=False) as bar:
         findings, threshold = audit(records, matrix, subsets, options.threshold, bar.update)
     columns = [field.name for field in fields(Finding)]
-    with written_aside(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with atomic_write(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(finding) for finding in findings)
@@ -347,11 +349,11 @@ def _serve(options: argparse.Namespace) -> None:
         import limits  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"serve needs {error.name}: pip install 'digitdoodle[app]'") from error
-    from retrieval.batching import BatchingEncoder
+    from retrieval.app.batching import BatchingEncoder
+    from retrieval.app.page import build_page, find_samples
+    from retrieval.app.recognition import Recogniser
+    from retrieval.app.server import is_loopback, read_users, serve
     from retrieval.index import ImageIndex
-    from retrieval.page import build_page, find_samples
-    from retrieval.recognition import Recogniser
-    from retrieval.server import is_loopback, read_users, serve
 
     if not is_loopback(options.host) and options.auth is None and not options.no_auth:
         raise UserError(

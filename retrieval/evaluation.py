@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from datamodules.errors import UserError
 from datamodules.images import find_images
-from retrieval.encoder import Encoder
+from retrieval.encoders.base import Encoder
 from retrieval.index import read_query
 from retrieval.search import ROUNDING, Vectors, nearest
-from retrieval.store import Record, Store
+from retrieval.stores.base import Record, Store
 
 CUTOFFS = (1, 4, 10)
 BLOCK = 256  # queries at once: bounds the memory

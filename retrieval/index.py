@@ -19,11 +19,11 @@ from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, decode_image, find_images, no_images, read_bytes
 from datamodules.layout import subset_folders
 from datamodules.splits import digest
-from retrieval.encoder import Encoder, Pixels
-from retrieval.location import Location, find_location, open_store, sole_writer
+from retrieval.encoders.base import Encoder, Pixels
+from retrieval.process_group import Team
 from retrieval.search import Vectors
-from retrieval.store import MissingIndexError, Record, Store
-from retrieval.team import Team
+from retrieval.stores.base import MissingIndexError, Record, Store
+from retrieval.stores.location import Location, find_location, open_store, sole_writer
 
 BATCHES_AHEAD = 3  # decoded while the network computes: bounds the memory
 

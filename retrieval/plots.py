@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from datamodules.files import short_name
 from datamodules.images import read_image
+from datamodules.text import short_name
 from retrieval.audit import Finding
-from retrieval.encoder import Box, Encoder
+from retrieval.encoders.base import Box, Encoder
 from retrieval.index import Match, Query, read_query
 from retrieval.search import Vectors
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.images import to_pixels
-from retrieval.encoder import Encoder
+from retrieval.encoders.base import Encoder
 from retrieval.index import ImageIndex
-from retrieval.location import find_location
-from retrieval.team import torchrun_team
+from retrieval.process_group import torchrun_team
+from retrieval.stores.location import find_location
 
 
 class SmallEncoder(Encoder):

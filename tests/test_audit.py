@@ -6,7 +6,7 @@ import pytest
 from datamodules.errors import UserError
 from retrieval.audit import audit, near_duplicate_threshold
 from retrieval.evaluation import rank, summarise
-from retrieval.store import Record
+from retrieval.stores.base import Record
 
 
 def on_a_circle(*degrees):

@@ -22,10 +22,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import keep_integers, main
+from lightning_modules.commands.export import load_data
 from lightning_modules.evaluation import evaluate
-from lightning_modules.export import load_data
-from lightning_modules.mobilenetv2 import MobileNetV2
-from lightning_modules.reference_cnn import ReferenceCNN
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.reference_cnn import ReferenceCNN
 from tests.conftest import REPOSITORY, TINY, draw_digit
 
 

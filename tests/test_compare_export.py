@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from datamodules.errors import UserError
-from lightning_modules import compare, export
 from lightning_modules.calibration import expected_calibration_error, fit_temperature
 from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.cli import main
+from lightning_modules.commands import compare, export
 from lightning_modules.evaluation import evaluate
 from tests.conftest import TINY, start
 from tests.test_cli import fail, run

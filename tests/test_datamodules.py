@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 
 from datamodules import ImageFolderDataModule, MNISTDataModule, OptDigitsDataModule, UserError
-from datamodules.base import EvenBatchSampler, ShardSampler, batches
+from datamodules.loading import EvenBatchSampler, ShardSampler, batches
 from tests.conftest import draw_digit
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from datamodules.images import to_pixels
-from retrieval.drawing import DrawingStyle
+from retrieval.app.drawing import DrawingStyle
 from tests.conftest import draw_digit, draw_photo
 
 MNIST = DrawingStyle(28, light_ink=True, extent=20 / 28, by_mass=True)

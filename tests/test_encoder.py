@@ -7,7 +7,9 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
 from datamodules.errors import UserError
-from retrieval.encoder import ClassifierEncoder, ResNetEncoder, build_encoder
+from retrieval.encoders.classifier import ClassifierEncoder
+from retrieval.encoders.registry import build_encoder
+from retrieval.encoders.resnet import ResNetEncoder
 from tests.conftest import draw_photo
 
 
@@ -177,7 +179,7 @@ def test_a_classifier_is_an_encoder(trained):
 
 
 def test_a_network_whose_features_are_no_average_cannot_be_explained(tmp_path):
-    from lightning_modules.reference_cnn import ReferenceCNN
+    from lightning_modules.networks.reference_cnn import ReferenceCNN
 
     with pytest.raises(UserError, match="the features of ReferenceCNN are no average over positions"):
         ReferenceCNN(["a", "b"], 1, 32).forward_maps(torch.zeros(1, 1, 32, 32))

@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from datamodules.files import short_name, written_aside
+from datamodules.text import short_name
+from datamodules.writing import atomic_write
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ def test_what_cannot_be_written_is_named_as_the_user_named_it(tmp_path, name, nu
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OSError, match=name) as caught, written_aside(tmp_path / name) as file:
+    with pytest.raises(OSError, match=name) as caught, atomic_write(tmp_path / name) as file:
         file.write(b"half")
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / name))
     assert sorted(tmp_path.rglob("*")) == before
@@ -22,7 +23,7 @@ def test_what_cannot_be_written_is_named_as_the_user_named_it(tmp_path, name, nu
 
 def test_what_fails_half_way_leaves_what_was_there(tmp_path):
     def write_half():
-        with written_aside(tmp_path / "x.csv", "w") as file:
+        with atomic_write(tmp_path / "x.csv", "w") as file:
             file.write("half")
             raise ZeroDivisionError
 

@@ -18,13 +18,13 @@ from PIL import Image
 from datamodules.errors import UserError
 from retrieval.cli import main
 from retrieval.index import ImageIndex
-from retrieval.location import INDEX_NAME
-from retrieval.sqlite_store import SQLiteStore
+from retrieval.stores.location import INDEX_NAME
+from retrieval.stores.sqlite import SQLiteStore
 from tests.conftest import draw_photo
 from tests.small_encoder import SmallEncoder, index_folder
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.small_encoder", "retrieval.sqlite_store"])
+processes.set_forkserver_preload(["tests.small_encoder", "retrieval.stores.sqlite"])
 
 
 def open_index(folder, **options):

@@ -13,8 +13,8 @@ import pytest
 
 from datamodules.errors import UserError
 from retrieval.cli import main
-from retrieval.location import open_store
-from retrieval.store import Record
+from retrieval.stores.base import Record
+from retrieval.stores.location import open_store
 from tests.conftest import REPOSITORY, draw_photo, start
 from tests.small_encoder import index_folder
 from tests.test_index import content, many, processes  # noqa: F401 - many is a fixture
@@ -27,7 +27,7 @@ def test_milvus_is_imported_only_when_an_index_on_it_is_opened(tmp_path):
 import sys
 from pathlib import Path
 import retrieval, retrieval.cli, retrieval.index
-from retrieval.location import open_store
+from retrieval.stores.location import open_store
 open_store(Path({str(tmp_path / "file.sqlite")!r}), {{"encoder": "some"}}).close()
 assert not [name for name in sys.modules if "milvus" in name]
 """
@@ -131,7 +131,7 @@ def test_a_collection_that_is_no_index_is_refused_and_left_alone(address):
 def test_an_index_of_a_newer_version_is_refused(address, monkeypatch):
     with monkeypatch.context() as patch:
         make(address).close()
-        patch.setattr("retrieval.milvus_store.SCHEMA", 0)
+        patch.setattr("retrieval.stores.milvus.SCHEMA", 0)
         with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 1, this one knows 0\)"):
             open_store(address)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from datamodules import UserError
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import main
-from lightning_modules.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
 from tests.conftest import TINY
 from tests.test_cli import Intruder, assert_same_weights, fail, run
 

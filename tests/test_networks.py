@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from datamodules import UserError
-from lightning_modules.custom_cnn import CustomCNN
 from lightning_modules.hardware import fastest_memory_format
+from lightning_modules.networks.custom_cnn import CustomCNN
+from lightning_modules.networks.reference_cnn import ReferenceCNN
 from lightning_modules.preprocessing import Preprocessing
-from lightning_modules.reference_cnn import ReferenceCNN
 
 NAMES = ["zero", "one", "two"]
 

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from datamodules.files import short_name
+from datamodules.text import short_name
 from lightning_modules.evaluation import Predictions
 from lightning_modules.plots import plot_augmentation, plot_confusion_matrix
 

@@ -9,12 +9,13 @@ import onnxruntime
 import pytest
 import torch
 
-from lightning_modules import export, hardware
+from lightning_modules import hardware
 from lightning_modules.checkpoint import load_classifier, load_export
-from lightning_modules.custom_cnn import CustomCNN
+from lightning_modules.commands import export
 from lightning_modules.evaluation import evaluate
 from lightning_modules.hardware import cpu_has_bf16, fastest_precision
-from lightning_modules.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.custom_cnn import CustomCNN
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
 from tests.conftest import TINY
 from tests.test_cli import best, run
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from datamodules.errors import UserError
-from retrieval.batching import BatchingEncoder
-from retrieval.recognition import Recogniser
+from retrieval.app.batching import BatchingEncoder
+from retrieval.app.recognition import Recogniser
 from tests.conftest import draw_digit
 from tests.small_encoder import SmallEncoder
 

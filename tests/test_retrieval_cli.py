@@ -271,7 +271,7 @@ def test_bad_input_is_one_clear_line(indexed, capsys, args, message):
 
 
 def weights_of(place):
-    from retrieval.sqlite_store import SQLiteStore
+    from retrieval.stores.sqlite import SQLiteStore
 
     with SQLiteStore(place / "photos" / ".digitdoodle.sqlite") as store:
         return store.header["source"]

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from datamodules.errors import UserError
-from retrieval.sqlite_store import SQLiteStore
+from retrieval.stores.sqlite import SQLiteStore
 from tests.test_store import HEADER, VECTORS, fill, record
 
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from retrieval.sqlite_store import SQLiteStore
-from retrieval.store import Hit, MissingIndexError, Record
+from retrieval.stores.base import Hit, MissingIndexError, Record
+from retrieval.stores.sqlite import SQLiteStore
 from tests.test_search import unit_vectors
 
 HEADER = {"encoder": "some", "weights": "w", "layer": "l", "preprocessing": "p", "source": "s"}
@@ -28,7 +28,7 @@ def opened(request, tmp_path):
     """Opens an index, the same one each time; with a header, makes it."""
     if request.param == "sqlite":
         return lambda header=None: SQLiteStore(tmp_path / "index.sqlite", header)
-    from retrieval.milvus_store import MilvusStore
+    from retrieval.stores.milvus import MilvusStore
 
     uri = str(tmp_path / "lite.db") if request.param == "lite" else request.getfixturevalue("milvus")
     # A new collection takes a server seconds: but for the test that wants none there, all share one.

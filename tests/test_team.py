@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from retrieval.location import INDEX_NAME
-from retrieval.sqlite_store import SQLiteStore
+from retrieval.stores.location import INDEX_NAME
+from retrieval.stores.sqlite import SQLiteStore
 from tests.conftest import draw_photo, start
 from tests.small_encoder import index_folder, index_together
 from tests.test_index import content, many, processes, updated  # noqa: F401 - many is a fixture

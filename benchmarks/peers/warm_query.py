@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import seconds_of
-from retrieval.encoder import rebuild_encoder
+from retrieval.encoders.registry import rebuild_encoder
 from retrieval.index import ImageIndex
-from retrieval.location import find_location, open_store
+from retrieval.stores.location import find_location, open_store
 
 folder, query = sys.argv[1:]
 with open_store(find_location(Path(folder), None)) as store:

@@ -9,12 +9,12 @@ from limits import RateLimitItemPerSecond
 from playwright.sync_api import Page, sync_playwright
 
 from lightning_modules.cli import main
-from retrieval.batching import BatchingEncoder
-from retrieval.encoder import ResNetEncoder
+from retrieval.app.batching import BatchingEncoder
+from retrieval.app.page import build_page, find_samples
+from retrieval.app.recognition import Recogniser
+from retrieval.app.server import serve
+from retrieval.encoders.resnet import ResNetEncoder
 from retrieval.index import ImageIndex
-from retrieval.page import build_page, find_samples
-from retrieval.recognition import Recogniser
-from retrieval.server import serve
 from tests.conftest import draw_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -78,7 +78,7 @@ def address(collection, index, recogniser):
     shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
     page = build_page(shared, recogniser, find_samples(collection / "query_images"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval.server.MOST_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
+        patch.setattr("retrieval.app.server.MOST_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
         address = serve(page, "127.0.0.1", free_port(), None)
     yield address.rstrip("/")
     page.close()

@@ -22,8 +22,8 @@ from PIL import Image
 from starlette.responses import PlainTextResponse
 
 from retrieval import cli
-from retrieval.page import build_page, find_samples
-from retrieval.server import MOST_BYTES, Guard, read_users, serve
+from retrieval.app.page import build_page, find_samples
+from retrieval.app.server import MOST_BYTES, Guard, read_users, serve
 from tests.browser.conftest import free_port
 from tests.conftest import draw_photo, start
 

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError
-from datamodules.files import save_figure, written_aside
-from lightning_modules.best_checkpoint import BestCheckpoint
+from datamodules.figures import save_figure
+from datamodules.writing import atomic_write
+from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import load_classifier, read_checkpoint
 from lightning_modules.classifier import Classifier, DivergedError
 from lightning_modules.evaluation import Predictions, evaluate
@@ -144,7 +145,7 @@ class RunReport(Callback):
             "versions": versions(),
         }
         # Before the pictures: none of them is worth the result.
-        with written_aside(self.folder / "summary.json", "w", encoding="utf-8") as file:
+        with atomic_write(self.folder / "summary.json", "w", encoding="utf-8") as file:
             file.write(json.dumps(self.summary, indent=2) + "\n")
         figures = {
             "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),

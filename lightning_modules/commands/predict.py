@@ -10,8 +10,8 @@ from lightning import Trainer
 from torch import Tensor
 
 from datamodules.errors import UserError, reason
-from datamodules.files import written_aside
 from datamodules.image_files import ImageFilesDataModule
+from datamodules.writing import atomic_write
 from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import check_finite
 
@@ -65,7 +65,7 @@ def write_predictions(output: Path, paths: list[Path], probabilities: Tensor, cl
     """
     top = probabilities.topk(min(TOP, len(class_names)), dim=1)
     try:
-        with written_aside(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with atomic_write(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             _write(file, paths, top.values.tolist(), top.indices.tolist(), class_names)
     except OSError as error:
         raise UserError(f"{output}: {reason(error)}") from error

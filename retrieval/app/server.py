@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datamodules.errors import UserError, reason
-from retrieval.page import CSS, THEME
+from retrieval.app.page import CSS, THEME
 
 MOST_BYTES = 20 << 20  # of a request
 MOST_PIXELS = 50_000_000  # of an image

@@ -8,8 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from datamodules.errors import UserError, reason
-from retrieval.sqlite_store import SQLiteStore
-from retrieval.store import Store
+from retrieval.stores.base import Store
+from retrieval.stores.sqlite import SQLiteStore
 
 INDEX_NAME = ".digitdoodle.sqlite"  # hidden, so that it is never taken for an image
 
@@ -42,7 +42,7 @@ def open_store(location: Location, header: Mapping[str, str] | None = None, dime
     if isinstance(location, Path):
         return SQLiteStore(location, header)
     try:
-        from retrieval.milvus_store import MilvusStore, parse_address
+        from retrieval.stores.milvus import MilvusStore, parse_address
     except ModuleNotFoundError as error:
         raise UserError(f"an index on Milvus needs {error.name}: pip install 'digitdoodle[milvus]'") from error
     uri, collection, exact_up_to = parse_address(location)

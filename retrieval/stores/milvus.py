@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from datamodules.errors import UserError
 from retrieval.search import ROUNDING, Vectors
-from retrieval.store import SCHEMA, Hit, MissingIndexError, Record
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record
 
 TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of the variable
 EXACT_UP_TO = 1_000_000  # images: with 512 numbers each 2 GB, which two cores compare in about a second

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import UserError
-from datamodules.files import written_aside
+from datamodules.writing import atomic_write
 from retrieval.search import Vectors, nearest
-from retrieval.store import SCHEMA, Hit, MissingIndexError, Record
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
@@ -270,7 +270,7 @@ class SQLiteStore:
             found = _map_matrix(derived, revision)
             if found is None:
                 # Where it can't be kept, it is made for this process alone.
-                with contextlib.suppress(OSError), written_aside(derived) as file:
+                with contextlib.suppress(OSError), atomic_write(derived) as file:
                     self._write_matrix(file, revision)
                 found = _map_matrix(derived, revision) or self._build_matrix()
             self._matrix = revision, *found

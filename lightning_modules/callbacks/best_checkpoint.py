@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.files import written_aside
+from datamodules.writing import atomic_write
 from lightning_modules.checkpoint import read_checkpoint
 
 
@@ -43,7 +43,7 @@ class BestCheckpoint(ModelCheckpoint):
         best = Path(str(self.dirpath)) / noted.name
         if trainer.is_global_zero and not (best.exists() and best.samefile(earlier)):
             best.parent.mkdir(parents=True, exist_ok=True)
-            with earlier.open("rb") as source, written_aside(best) as file:
+            with earlier.open("rb") as source, atomic_write(best) as file:
                 shutil.copyfileobj(source, file)
         checkpoint["callbacks"][self.state_key] = {
             **state,

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datamodules.base import ImageDataset
+from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import to_pixels
 from lightning_modules.checkpoint import load_classifier, load_export
-from lightning_modules.export import load_data
-from retrieval.drawing import DrawingStyle
+from lightning_modules.commands.export import load_data
+from retrieval.app.drawing import DrawingStyle
 from retrieval.search import Vectors, nearest
 
 BATCH = 256

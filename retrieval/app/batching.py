@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from retrieval.encoder import Box, Encoder, Pixels
+from retrieval.encoders.base import Box, Encoder, Pixels
 from retrieval.search import Vectors
 
 

@@ -21,9 +21,9 @@ from PIL import Image
 
 from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, find_images, read_bytes, read_image
+from retrieval.app.recognition import Recogniser
 from retrieval.index import ImageIndex, Match, read_query
 from retrieval.plots import explain
-from retrieval.recognition import Recogniser
 
 MOST_MATCHES = 20
 MOST_QUERIES = 16  # in one request

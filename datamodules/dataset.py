@@ -1,0 +1,83 @@
+"""Decoded images with their labels, and batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Batch(NamedTuple):
+    """What a datamodule yields.
+
+    Attributes:
+        images: (B, C, H, W): uint8, or float32 in [0, 1] once augmented.
+        labels: (B,), int64, rows of ``class_names``.
+        indices: (B,), int64, rows of the dataset.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Decoded images with their labels, before any split.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8; may be mapped from a file.
+        labels: (N,), int64.
+        digests: (N, D), uint8; equal for byte-identical images.
+        names: N names, unique: paths relative to the root for files.
+        in_validation: (N,), bool: a split that was made by others; None where it is to be made.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    digests: npt.NDArray[np.uint8]
+    names: list[str]
+    in_validation: npt.NDArray[np.bool_] | None = None
+
+
+class ImageDataset(Dataset[Batch]):
+    """Some of the images of a collection.
+
+    Args:
+        collection: Where the images are.
+        rows: (M,), int64: which of them.
+    """
+
+    def __init__(self, collection: Collection, rows: npt.NDArray[np.int64]) -> None:
+        self.collection = collection
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Fetch a batch in one indexing; the images are uint8."""
+        rows = self.rows[indices]
+        return Batch(
+            torch.from_numpy(np.asarray(self.collection.pixels[rows])),
+            torch.from_numpy(self.collection.labels[rows]),
+            torch.as_tensor(indices, dtype=torch.int64),
+        )
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(M,), int64."""
+        return self.collection.labels[self.rows]
+
+    @property
+    def names(self) -> list[str]:
+        """M names, in the order of the rows."""
+        return [self.collection.names[row] for row in self.rows]

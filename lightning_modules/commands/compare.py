@@ -1,0 +1,196 @@
+"""Compare runs: ``python -m lightning_modules.compare RUN [RUN ...]``."""
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from datamodules.errors import UserError, exit_status
+from datamodules.figures import check_figure, save_figure
+from datamodules.splits import VAL, read_rows
+from datamodules.text import printable, short_name
+from datamodules.writing import atomic_write, check_output
+from lightning_modules.checkpoint import load_classifier
+from lightning_modules.classifier import Classifier
+from lightning_modules.plots import frame_accuracies
+
+COLUMNS = (
+    "run",
+    "model",
+    "val_accuracy",
+    "best_epoch",
+    "parameters",
+    "checkpoint_mb",
+    "seconds",
+    "images_per_second",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read.
+
+    Attributes:
+        folder: Where it is.
+        summary: Its ``summary.json``.
+        validated: The validation images, with their labels.
+        checkpoint: Its best checkpoint.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    validated: frozenset[tuple[str, str]]
+    checkpoint: Path
+
+    @property
+    def name(self) -> str:
+        """``custom_cnn/version_0``."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: It is no run folder, or its training hasn't ended.
+    """
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    for needed in (folder / "summary.json", folder / "split.csv", checkpoint):
+        if not needed.is_file():
+            raise UserError(f"{folder}: no finished run ({needed.relative_to(folder)} is missing)")
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary["history"], summary["val_accuracy"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'summary.json'}: damaged ({error})") from error
+    rows = read_rows(folder / "split.csv")
+    validated = frozenset((name, label) for name, (label, subset) in rows.items() if subset == VAL)
+    return Run(folder, summary, validated, checkpoint)
+
+
+def different_splits(runs: list[Run]) -> str | None:
+    """A sentence that says which runs were validated on other images than the first; None if none was."""
+    others = [run.name for run in runs[1:] if run.validated != runs[0].validated]
+    if not others:
+        return None
+    return (
+        f"{', '.join(others)} and {runs[0].name} were validated on different images: "
+        "their accuracies don't compare; train on one split with --data.split_file"
+    )
+
+
+def images_per_second(models: list[Classifier], batch_size: int = 64, repeats: int = 5) -> list[float]:
+    """Inference rate of each model on this machine, on batches of random pixels of its own size.
+
+    The models take turns, so that a machine that speeds up or slows down does so for all; the median counts.
+    """
+    batches = [
+        torch.randint(0, 256, (batch_size, m.in_channels, m.image_size, m.image_size), dtype=torch.uint8).to(m.device)
+        for m in models
+    ]
+    seconds: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode():
+        for turn in tqdm(range(repeats + 1), desc="Measuring", leave=False):
+            for model, batch, measured in zip(models, batches, seconds, strict=True):
+                start = time.perf_counter()
+                model(batch).cpu()
+                if turn > 0:  # the first is a warm-up
+                    measured.append(time.perf_counter() - start)
+    return [batch_size / statistics.median(measured) for measured in seconds]
+
+
+def compare(runs: list[Run]) -> list[dict[str, Any]]:
+    """One row a run, with the columns ``COLUMNS``; inference is measured now."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = images_per_second([load_classifier(run.checkpoint, device) for run in runs])
+    return [
+        {
+            "run": run.name,
+            "model": run.summary["model"],
+            "val_accuracy": round(run.summary["val_accuracy"], 6),
+            "best_epoch": run.summary["best_epoch"],
+            "parameters": run.summary["parameters"],
+            "checkpoint_mb": round(run.checkpoint.stat().st_size / 1e6, 2),
+            "seconds": run.summary["seconds"],
+            "images_per_second": round(rate, 1),
+        }
+        for run, rate in zip(runs, rates, strict=True)
+    ]
+
+
+def plot_comparison(runs: list[Run], note: str | None = None) -> Figure:
+    """Validation accuracy (solid) and training accuracy (thin) per epoch of all runs, over each other."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    shown = []
+    for run in runs:
+        history = run.summary["history"]
+        epochs = [row["epoch"] for row in history]
+        accuracies = [100 * row["val_accuracy"] for row in history]
+        label = f"{run.summary['val_accuracy']:.2%} {short_name(run.name, 40)}"
+        (line,) = axes.plot(epochs, accuracies, "o-", ms=3, label=label)
+        axes.plot(epochs, [100 * row["train_accuracy"] for row in history], lw=0.8, ls=":", color=line.get_color())
+        shown.append(accuracies)
+    frame_accuracies(axes, shown)
+    axes.set_title("Validation accuracy (dotted: training, augmented)")
+    if note:
+        figure.supxlabel(note, fontsize=8, color="firebrick", wrap=True, parse_math=False)
+    return figure
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Columns under each other, for people."""
+    cells = [COLUMNS, *([f"{row[name]}" for name in COLUMNS] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
+    )
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """The same as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.compare", description="Compare runs.")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, such as runs/custom_cnn/version_0"
+    )
+    parser.add_argument("--output", type=Path, default=Path("comparison.csv"), help="the table as CSV (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the curves (%(default)s)")
+    options = parser.parse_args(args)
+
+    def command() -> None:
+        check_output(options.output)
+        check_figure(options.figure)
+        runs = [read_run(folder) for folder in options.runs]
+        note = different_splits(runs)
+        rows = compare(runs)
+        print(as_table(rows))
+        if note:
+            print(f"note: {printable(note)}")
+        with atomic_write(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(as_csv(rows))
+        save_figure(plot_comparison(runs, note), options.figure)
+
+    return exit_status(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

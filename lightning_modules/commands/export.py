@@ -1,0 +1,278 @@
+"""Export a run for use elsewhere: ``python -m lightning_modules.export RUN FOLDER``."""
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from datamodules.augmentation import Augmentation
+from datamodules.base import ImageDataModule
+from datamodules.dataset import ImageDataset
+from datamodules.errors import UserError, exit_status
+from datamodules.loading import batches
+from lightning_modules.calibration import expected_calibration_error, fit_temperature
+from lightning_modules.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    known_class,
+    load_classifier,
+    load_export,
+    read_checkpoint,
+    read_config,
+)
+from lightning_modules.classifier import Classifier
+from lightning_modules.commands.compare import read_run
+from lightning_modules.evaluation import Predictions, evaluate
+from lightning_modules.model_card import write_model_card
+
+PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
+FOLDERS = {"root", "val_root", "test_root"}  # of a datamodule, where they may be relative
+
+
+class Probabilities(nn.Module):
+    """Raw pixels to class probabilities: preprocessing, network, temperature, softmax.
+
+    Args:
+        classifier: The classifier.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S), uint8 -> (B, K), float32."""
+        return self.classifier.probabilities(images)
+
+
+def load_data(run: Path, root: Path | None = None) -> ImageDataModule:
+    """The data that a run was trained on, with its split.
+
+    Args:
+        run: The run folder.
+        root: Where the images are now; None looks where they were: a relative folder below the current one, else below
+            the one that the run was started in.
+
+    Raises:
+        UserError: They aren't there, or aren't what they were.
+    """
+    path = run / "checkpoints" / "best.ckpt"
+    checkpoint = read_checkpoint(path)
+    if "data_class" not in checkpoint:
+        raise UserError(f"{path}: doesn't say what it was trained on; it was not made by `fit`")
+    hparams = {**checkpoint["data_hparams"], "split_file": str(run / "split.csv")}
+    if root is not None:
+        if "root" not in hparams:
+            raise UserError(f"--data.root {root}: {checkpoint['data_class']} has no root; leave the option out")
+        hparams["root"] = str(root)
+    for name in FOLDERS & hparams.keys():
+        if hparams[name] is not None and not Path(hparams[name]).exists():
+            there = _started_in(run) / hparams[name]
+            hparams[name] = str(there) if there.exists() else hparams[name]
+    if hparams["augmentation"] is not None:
+        hparams["augmentation"] = Augmentation(**hparams["augmentation"])
+    data = known_class(ImageDataModule, checkpoint["data_class"], path)(**hparams)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _started_in(run: Path) -> Path:
+    """The folder that a run was started in, as far as the summary's relative path of the run folder tells."""
+    noted = Path(read_run(run).summary["run"])
+    folder = run.resolve()
+    known = not noted.is_absolute() and folder.parts[-len(noted.parts) :] == noted.parts
+    return folder.parents[len(noted.parts) - 1] if known else Path()
+
+
+def export(run: Path, folder: Path, root: Path | None = None) -> dict[str, float]:
+    """Export a run's best checkpoint, calibrated, and check every exported form against the network itself.
+
+    Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
+    ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities.
+
+    Args:
+        run: The run folder.
+        folder: Where to export to; made, or replaced if it is an earlier export.
+        root: Where the images that it was trained on are now; None looks where they were.
+
+    Returns:
+        For each file the largest difference of a probability from the network's own on the validation images.
+
+    Raises:
+        UserError: The run isn't finished, its data have gone, its network gives no finite probabilities, the folder
+            holds something else, or the packages of the ``export`` extra are missing.
+    """
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
+        raise UserError(f"{folder}: holds something that is no export; name another folder")
+    for package in ("onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
+    source = read_run(run)
+    model = load_classifier(source.checkpoint)
+    data = load_data(run, root)
+    dataset = data.val_set
+    assert dataset is not None
+    uncalibrated = evaluate(model, dataset, batch_size=64)
+    labels = torch.from_numpy(dataset.labels)
+    before = expected_calibration_error(uncalibrated.probabilities, labels)
+    # Logarithms of the probabilities are the class scores but for a constant, which softmax doesn't see.
+    scores = uncalibrated.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    model.temperature.fill_(fit_temperature(scores, labels))
+    expected = evaluate(model, dataset, batch_size=64)
+    calibration = {
+        "temperature": model.temperature.item(),
+        "expected_calibration_error_before": before,
+        "expected_calibration_error": expected_calibration_error(expected.probabilities, labels),
+    }
+    config = describe(source.checkpoint, model, calibration)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
+        new = Path(aside) / folder.name
+        new.mkdir()
+        differences = write_programs(model, config, new, dataset, expected)
+        write_model_card(new / CARD, folder.resolve().name, config, source.summary, expected, dataset, differences)
+        if folder.exists():
+            folder.rename(Path(aside) / "replaced")
+        new.rename(folder)
+    return differences
+
+
+def describe(checkpoint: Path, model: Classifier, calibration: dict[str, float]) -> dict[str, Any]:
+    """What ``config.json`` holds: enough to build the network again, and to feed it."""
+    read = read_checkpoint(checkpoint)
+    return {
+        "model_class": read["model_class"],
+        "hyper_parameters": read["hyper_parameters"],
+        "data_class": read["data_class"],
+        "data_hparams": read["data_hparams"],
+        "class_names": model.class_names,
+        "input": {"dtype": "uint8", "shape": ["batch", model.in_channels, model.image_size, model.image_size]},
+        **calibration,
+    }
+
+
+def write_programs(
+    model: Classifier, config: dict[str, Any], folder: Path, dataset: ImageDataset, expected: Predictions
+) -> dict[str, float]:
+    """Write all forms, then run each from its file over the dataset; returns the largest differences."""
+    model.to(memory_format=torch.contiguous_format)
+    described = {key: json.dumps(config[key]) for key in ("class_names", "input", "temperature")}
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(state, {"format": "pt", **described}))  # save_file would make it private
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size, dtype=torch.uint8)
+    network = Probabilities(model).eval()
+    dynamic = {"images": {0: torch.export.Dim("batch")}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside of torch and its ONNX exporter
+        program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+        torch.export.save(program, folder / PROGRAM, extra_files=described)
+        written = torch.onnx.export(
+            program,
+            (example,),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamo=True,
+            verbose=False,
+        )
+    assert written is not None
+    write_onnx(written.model_proto, described, folder / ONNX)
+    forms = {WEIGHTS: run_weights(folder), PROGRAM: run_program(folder), ONNX: run_onnx(folder)}
+    return {name: largest_difference(form, dataset, expected) for name, form in forms.items()}
+
+
+def write_onnx(model: Any, described: dict[str, str], path: Path) -> None:
+    """Write an ONNX program with its batch axis named, and with what is needed to feed it as metadata.
+
+    Args:
+        model: The program, an ``onnx.ModelProto`` with one free axis, the first of its input.
+        described: The metadata: JSON by name.
+        path: The file.
+    """
+    import onnx
+
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == symbol:
+                dimension.dim_param = "batch"
+    # Stack traces of the exporter, with the paths of this machine.
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+    onnx.helper.set_model_props(model, described)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def run_weights(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The network, built from ``config.json`` and ``model.safetensors``."""
+    return load_export(folder).probabilities
+
+
+def run_program(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The ``torch.export`` program."""
+    program: Callable[[Tensor], Tensor] = torch.export.load(folder / PROGRAM).module()
+    return program
+
+
+def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The ONNX program, run by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def largest_difference(form: Callable[[Tensor], Tensor], dataset: ImageDataset, expected: Predictions) -> float:
+    """Run one form over a dataset; returns the largest difference of a probability.
+
+    Raises:
+        UserError: It gives another class for an image.
+    """
+    with torch.inference_mode():
+        found = torch.cat([form(batch.images) for batch in batches(dataset, 64)])
+    if not torch.equal(found.argmax(dim=1), expected.predicted):
+        raise UserError("an exported form classifies a validation image differently; nothing is exported")
+    return (found - expected.probabilities).abs().max().item()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.export", description="Export a run.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/mobilenetv2/version_0")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to export to, such as DigitDoodleNet")
+    parser.add_argument(
+        "--data.root",
+        type=Path,
+        dest="root",
+        metavar="FOLDER",
+        help="where the images that it was trained on are now (default: where they were)",
+    )
+    options = parser.parse_args(args)
+
+    def command() -> None:
+        differences = export(options.run, options.folder, options.root)
+        config = read_config(options.folder)
+        for name, difference in differences.items():
+            print(f"{name:<18} largest difference of a probability {difference:.1e}")
+        before, after = config["expected_calibration_error_before"], config["expected_calibration_error"]
+        print(f"calibration error  {before:.4f}, after temperature {config['temperature']:.3f}: {after:.4f}")
+        print(f"exported to        {options.folder}")
+
+    return exit_status(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

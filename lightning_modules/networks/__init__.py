@@ -1,0 +1,7 @@
+"""The networks, one a file."""
+
+from lightning_modules.networks.custom_cnn import CustomCNN
+from lightning_modules.networks.mobilenetv2 import MobileNetV2
+from lightning_modules.networks.reference_cnn import ReferenceCNN
+
+__all__ = ["CustomCNN", "MobileNetV2", "ReferenceCNN"]

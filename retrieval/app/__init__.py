@@ -1,0 +1,1 @@
+"""The page: search and recognise in the browser."""

@@ -1,0 +1,116 @@
+"""What an encoder is: images -> feature vectors."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_modules.hardware import keep_freed_memory
+from retrieval.search import Vectors
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+
+class Encoder(ABC):
+    """What turns images into vectors that lie close together where the images are alike.
+
+    Attributes:
+        identity: What decides the vectors, as text: vectors of two encoders can be compared only if these are equal.
+        source: Where the weights come from: what builds the same encoder again.
+        channels: 1 if it takes grey images, 3 for colour.
+        device: Where it computes.
+        batch_size: Images at once that the device is fast with.
+    """
+
+    identity: dict[str, str]
+    source: str
+    channels: Literal[1, 3]
+
+    def __init__(self, device: torch.device | str | None) -> None:
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that isn't there
+            raise UserError(f"device {device}: not to be had here; leave it open, or name cpu") from error
+        self.batch_size = 128 if self.device.type == "cuda" else 32
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    @abstractmethod
+    def box(self, width: int, height: int) -> Box:
+        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Cut and resize an image; (C, H, W), uint8. Runs in many threads at once."""
+
+    @abstractmethod
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D, h, w), float32: what the features are the average of, over positions."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D), float32."""
+        return self.maps(pixels).mean(dim=(2, 3))
+
+    @cached_property
+    def dimension(self) -> int:
+        """D, the length of the vectors."""
+        blank = Image.new("L" if self.channels == 1 else "RGB", (32, 32))
+        return len(self.encode([self.prepare(blank)])[0])
+
+    @torch.inference_mode()
+    def encode(self, images: list[Pixels]) -> Vectors:
+        """Features of a batch of prepared images.
+
+        Args:
+            images: B arrays (C, H, W), uint8, as ``prepare`` gives them.
+
+        Returns:
+            (B, D), float32, of length 1.
+
+        Raises:
+            UserError: The network gives something else than finite numbers.
+        """
+        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        vectors: Vectors = F.normalize(self.features(pixels).float(), dim=1).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise UserError(f"{self.source}: the network gives features that are not finite; its weights are no good")
+        return vectors
+
+    @torch.inference_mode()
+    def similarity_map(self, image: Pixels, vector: Vectors) -> npt.NDArray[np.float32]:
+        """Which regions of an image make it similar to a vector.
+
+        The features are an average over positions, so their dot product with a vector is exactly a sum over
+        positions (Zhou et al. 2016, https://arxiv.org/abs/1512.04150, use the same for class scores).
+
+        Args:
+            image: (C, H, W), uint8, as ``prepare`` gives it.
+            vector: (D,), float32, of length 1.
+
+        Returns:
+            (h, w), float32, over the part that ``box`` names; the sum is the cosine similarity.
+        """
+        maps = self.maps(torch.from_numpy(np.stack([image])).to(self.device)).float()[0]
+        parts = torch.einsum("dhw,d->hw", maps, torch.from_numpy(vector).to(self.device))
+        parts /= maps.mean(dim=(1, 2)).norm() * parts.numel()
+        result: npt.NDArray[np.float32] = parts.cpu().numpy()
+        return result
+
+
+def hash_weights(state: dict[str, Tensor]) -> str:
+    """Text that stands for weights, whatever file they came in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""The features of one of our own classifiers."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.images import to_pixels
+from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
+
+
+class ClassifierEncoder(Encoder):
+    """The features of a classifier that ``python -m lightning_modules fit`` has trained.
+
+    Args:
+        path: Its checkpoint, or the folder that it was exported to.
+        device: Where to compute; None takes the GPU if there is one.
+
+    Raises:
+        UserError: It can't be read, or is no classifier.
+    """
+
+    def __init__(self, path: str | Path, device: torch.device | str | None = None) -> None:
+        super().__init__(device)
+        # Lightning takes seconds to import; only this encoder needs it.
+        from lightning_modules.checkpoint import load_classifier, load_export
+
+        path = Path(path)
+        self._model = load_export(path) if path.is_dir() else load_classifier(path)
+        self._model.use_memory_format(self.device)
+        self._model.to(self.device).requires_grad_(False)
+        self.channels = 1 if self._model.in_channels == 1 else 3
+        self.source = os.path.abspath(path)  # noqa: PTH100 - keep symlinks
+        self.identity = {
+            "encoder": type(self._model).__name__,
+            "weights": hash_weights(self._model.state_dict()),
+            "layer": "features",
+            "preprocessing": f"plain {self._model.image_size}",
+        }
+
+    def box(self, width: int, height: int) -> Box:
+        """The whole image."""
+        return 0, 0, width, height
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Resize an image; (C, H, W), uint8."""
+        return to_pixels(image, self._model.image_size)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D), float32."""
+        features: Tensor = self._model.forward_features(pixels)
+        return features
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D, h, w), float32.
+
+        Raises:
+            UserError: The features of this network are no average over positions.
+        """
+        maps: Tensor = self._model.forward_maps(pixels)
+        return maps

@@ -1,0 +1,142 @@
+"""The features of a torchvision ResNet."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from datamodules.errors import UserError, reason
+from datamodules.images import to_pixels
+from lightning_modules.hardware import fastest_memory_format
+from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.weights import read_weights
+from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+DOWNLOADED = "torchvision"  # the source of weights that come with no file of the user's
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet of torchvision (He et al. 2015, https://arxiv.org/abs/1512.03385), cut off at a layer.
+
+    Args:
+        name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101`` or ``resnet152``.
+        weights: File with a state dict; None takes torchvision's ImageNet weights, downloaded once into its cache.
+        layer: ``avgpool``, or a layer that gives maps, such as ``layer3``, which are then averaged over positions.
+        preprocessing: ``weights`` resizes and crops the centre as the weights were trained; ``plain`` resizes the whole
+            image to the same square, as the reference does.
+        device: Where to compute; None takes the GPU if there is one.
+
+    Raises:
+        UserError: There is no such network or layer, or the weights can't be had or don't fit.
+    """
+
+    channels: Literal[1, 3] = 3
+
+    def __init__(
+        self,
+        name: str = "resnet50",
+        weights: str | Path | None = None,
+        layer: str = "avgpool",
+        preprocessing: Literal["weights", "plain"] = "weights",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(device)
+        if name not in RESNETS:
+            raise UserError(f"unknown encoder {name}: expected {', '.join(RESNETS)}, or a checkpoint of `fit`")
+        if preprocessing not in ("weights", "plain"):
+            raise UserError(f"preprocessing must be weights or plain, got {preprocessing}")
+        trained = get_model_weights(name).DEFAULT
+        transforms = trained.transforms()
+        self.source = DOWNLOADED if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
+        state = _download(trained) if weights is None else read_weights(Path(weights))
+        with torch.device("meta"):  # nothing is drawn for weights that are replaced at once
+            network = get_model(name, weights=None).eval()
+        state = {key: part.float() if part.is_floating_point() else part for key, part in state.items()}
+        try:
+            network.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            what = str(error).strip().splitlines()[1].strip()
+            raise UserError(f"{self.source}: not the weights of a {name}: {what}") from error
+
+        node = "layer4" if layer == "avgpool" else layer  # whose average avgpool is
+        known = [part for part, _ in network.named_modules() if part.startswith(("relu", "maxpool", "layer"))]
+        if node not in known:
+            names = ", ".join(part for part in known if "." not in part)
+            raise UserError(f"{name} has no maps at {layer}: the layer must be avgpool, {names}, or a part of those")
+        self._resize = transforms.resize_size[0]
+        self._side = transforms.crop_size[0]
+        self._plain = preprocessing == "plain"
+        self.identity = {
+            "encoder": name,
+            "weights": hash_weights(state),
+            "layer": layer,
+            "preprocessing": f"plain {self._side}" if self._plain else f"weights {self._resize} {self._side}",
+        }
+        _fold_batch_norm(network)
+        # Full precision on CPUs: bf16 in channels-last order falls back to slow code there, and full precision in
+        # channels-last order is as fast as bf16 without it. On a GPU half precision leaves the neighbours as they are.
+        self._network = create_feature_extractor(network, {node: "maps"}).eval()
+        self._network.requires_grad_(False).to(self.device, memory_format=fastest_memory_format(self.device))
+        self._normalise = Preprocessing(3, self._side, tuple(transforms.mean), tuple(transforms.std)).to(self.device)
+
+    def box(self, width: int, height: int) -> Box:
+        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
+        if self._plain:
+            return 0, 0, width, height
+        # The square that torchvision's Resize(smaller side) and CenterCrop leave, in the image's own pixels.
+        small = min(width, height)
+        resized = [int(self._resize * side / small) for side in (width, height)]
+        corner = [round((side - self._side) / 2.0) for side in resized]
+        scale = (width / resized[0], height / resized[1])
+        return (
+            corner[0] * scale[0],
+            corner[1] * scale[1],
+            (corner[0] + self._side) * scale[0],
+            (corner[1] + self._side) * scale[1],
+        )
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Cut and resize an image in one resampling; (3, H, W), uint8."""
+        square = image.resize((self._side, self._side), Image.Resampling.BILINEAR, self.box(*image.size))
+        return to_pixels(square, self._side)
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 -> (B, D, h, w), float32."""
+        images = self._normalise(pixels).contiguous(memory_format=fastest_memory_format(self.device))
+        with torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda"):
+            maps: Tensor = self._network(images)["maps"]
+        return maps.float()
+
+
+def _download(weights: Any) -> dict[str, Tensor]:
+    """Torchvision's weights, from its cache or the internet; read without running anything in them."""
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, TimeoutError) as error:
+        what = reason(error) if isinstance(error, OSError) and error.errno else getattr(error, "reason", error)
+        raise UserError(
+            f"can't download {weights.url} ({what}): name a file with --weights, put it into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or take a checkpoint of ours with --encoder"
+        ) from error
+    except RuntimeError as error:  # another hash than the name says
+        raise UserError(f"torchvision's weights came damaged: {error}") from error
+    return state
+
+
+def _fold_batch_norm(network: nn.Module) -> None:
+    """Make each batch normalisation a part of the convolution before it, which saves a fifth of the time."""
+    for module in network.modules():
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
