@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.images import to_pixels
+from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
 
 
@@ -50,7 +51,8 @@ class ClassifierEncoder(Encoder):
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D), float32."""
-        features: Tensor = self._model.forward_features(pixels)
+        with full_precision(self.device):
+            features: Tensor = self._model.forward_features(pixels)
         return features
 
     def maps(self, pixels: Tensor) -> Tensor:
