@@ -65,7 +65,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: int = 42,
         split_file: str | None = None,
         batch_size: int = 64,
-        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+        augmentation: Augmentation | None = Augmentation(),
         on_unreadable: str = "error",
         cache_dir: str | None = None,
         max_ram_share: float = 0.25,

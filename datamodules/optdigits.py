@@ -33,7 +33,7 @@ class OptDigitsDataModule(ImageDataModule):
         split_seed: int = 42,
         split_file: str | None = None,
         batch_size: int = 64,
-        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+        augmentation: Augmentation | None = Augmentation(),
     ) -> None:
         super().__init__(1, classes, val_fraction, split_seed, split_file, batch_size, augmentation)
         self.save_hyperparameters(ignore=["augmentation"], logger=False)

@@ -1,6 +1,7 @@
 """Read checkpoints and exports: safely, and with everything that is needed to feed the network."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import datamodules
 from datamodules.errors import UserError, reason
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
+from lightning_modules.recipe import Recipe
 from lightning_modules.weights import read_torch_file, read_weights
 
 T = TypeVar("T")
@@ -28,6 +30,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     needed = {"state_dict", "hyper_parameters", "model_class"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
         raise UserError(f"{path}: no checkpoint of a DigitDoodle classifier; `fit` writes those")
+    if is_ours(checkpoint["model_class"]):
+        checkpoint["hyper_parameters"] = with_recipe(checkpoint["hyper_parameters"])
     return checkpoint
 
 
@@ -40,11 +44,37 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
         UserError: As ``read_checkpoint``; or the class that made it isn't imported; or the weights don't fit it.
     """
     checkpoint = read_checkpoint(path)
-    model = known_class(Classifier, checkpoint["model_class"], path)(**checkpoint["hyper_parameters"])
+    model = build(checkpoint, path)
     model.load_state_dict(checkpoint["state_dict"])
     device = torch.device(device)
     model.use_memory_format(device)
     return model.to(device).eval()
+
+
+def build(described: dict[str, Any], path: Path) -> Classifier:
+    """Build the classifier that a checkpoint or an export describes, with weights yet to be loaded.
+
+    Raises:
+        UserError: The class that made it isn't imported.
+    """
+    hparams = described["hyper_parameters"]
+    if "recipe" in hparams:
+        hparams = {**hparams, "recipe": Recipe(**hparams["recipe"])}
+    return known_class(Classifier, described["model_class"], path)(**hparams)
+
+
+def with_recipe(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters of one of our networks, also as they were before the recipe had a name of its own."""
+    flat = {field.name for field in fields(Recipe)} & hparams.keys()
+    if not flat:
+        return hparams
+    others = {name: value for name, value in hparams.items() if name not in flat}
+    return {**others, "recipe": {name: hparams[name] for name in flat}}
+
+
+def is_ours(class_path: str) -> bool:
+    """Whether a class is one of this package's, wherever in it."""
+    return class_path.startswith("lightning_modules.")
 
 
 def known_class(base: type[T], class_path: str, path: Path) -> type[T]:
@@ -78,7 +108,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config["model_class"], config["hyper_parameters"]
+        if is_ours(config["model_class"]):
+            config["hyper_parameters"] = with_recipe(config["hyper_parameters"])
     except OSError as error:
         raise UserError(f"{folder}: no exported classifier ({CONFIG}: {reason(error)})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -93,6 +124,6 @@ def load_export(folder: Path) -> Classifier:
         UserError: It is no exported folder, or a damaged one.
     """
     config = read_config(folder)
-    model = known_class(Classifier, config["model_class"], folder)(**config["hyper_parameters"])
+    model = build(config, folder)
     model.load_state_dict(read_weights(folder / WEIGHTS))
     return model.eval()

@@ -1,9 +1,11 @@
 """What all classifiers share: loss, metrics, optimiser and schedule, and the contract with the data."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +20,15 @@ from datamodules.base import run_seed
 from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
-
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["one_cycle", "constant"]
-
+from lightning_modules.recipe import Recipe
 
 # What an optimiser and its schedule go on with when a run is resumed, whatever the new run says.
 KEPT = ("optimizer", "schedule", "learning_rate", "backbone_learning_rate", "weight_decay")
+
+
+def flat_recipe(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters with those of the recipe among them."""
+    return {**hparams, **hparams.get("recipe", {})}
 
 
 class DivergedError(UserError):
@@ -34,22 +38,17 @@ class DivergedError(UserError):
 class Classifier(LightningModule):
     """An image classifier: a subclass gives ``forward_features`` and ``forward_head``.
 
+    What a subclass is constructed with is kept as its hyper-parameters: a checkpoint says how to build it again.
+
     Args:
         class_names: Names of the classes, in the order of the outputs.
         in_channels: Channels of the data: 1 for grey, 3 for colour.
         image_size: Side of the square images that the datamodule yields, in pixels. Other sizes are taken too; this
             is what a file is resized to before it is predicted.
-        learning_rate: Peak learning rate.
-        weight_decay: Weight decay of kernels and weight matrices; biases and norms don't decay.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw`` (Loshchilov & Hutter 2019,
-            https://arxiv.org/abs/1711.05101), which without weight decay is Adam.
-        schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
-            ``constant``.
-        channels_last: Memory format of the convolutions; null takes the faster one of the device.
+        recipe: How it is trained.
 
     Raises:
-        UserError: An argument is out of its range.
+        UserError: There are fewer than two classes.
     """
 
     def __init__(
@@ -57,29 +56,21 @@ class Classifier(LightningModule):
         class_names: list[str],
         in_channels: int,
         image_size: int,
-        learning_rate: float,
-        weight_decay: float,
-        label_smoothing: float,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        channels_last: bool | None,
+        recipe: Recipe = Recipe(),
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise UserError(f"learning_rate must be above 0, got {learning_rate}")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         if len(class_names) < 2:
             raise UserError(f"a classifier needs at least two classes, got {class_names}")
+        self.recipe = recipe
+        self.save_hyperparameters(logger=False)
+        taken = inspect.signature(type(self)).parameters
+        for name in self.hparams.keys() - taken.keys():
+            del self.hparams[name]
+        if "recipe" in self.hparams:
+            self.hparams["recipe"] = asdict(recipe)
         self.class_names = list(class_names)
         self.in_channels = in_channels
         self.image_size = image_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.channels_last = channels_last
         # Calibrates the probabilities; fitted when a run is exported, 1 until then.
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
@@ -121,15 +112,10 @@ class Classifier(LightningModule):
         return (scores / self.temperature).softmax(dim=1)
 
     def use_memory_format(self, device: torch.device) -> None:
-        """Lay the weights out as is fastest on a device, or as ``channels_last`` says, and memory too."""
+        """Lay the weights out as is fastest on a device, or as the recipe says, and memory too."""
         if device.type == "cpu":
             keep_freed_memory()
-        chosen = {
-            True: torch.channels_last,
-            False: torch.contiguous_format,
-            None: fastest_memory_format(device),
-        }
-        self.to(memory_format=chosen[self.channels_last])
+        self.to(memory_format=self.recipe.memory_format(fastest_memory_format(device)))
 
     def setup(self, stage: str) -> None:
         """Lay the weights out for the device at hand."""
@@ -144,7 +130,7 @@ class Classifier(LightningModule):
         """Mean cross-entropy of (B, K) logits and (B,) labels; 0 of an empty batch, as the last of a process may be."""
         if len(labels) == 0:
             return logits.float().sum()
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch; logs loss and accuracy as seen in training, augmented.
@@ -181,7 +167,7 @@ class Classifier(LightningModule):
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
             f"training has diverged: {what} of epoch {self.current_epoch + 1}; checkpoints are kept of the epochs "
-            f"before. Lower --model.learning_rate ({self.learning_rate:g}), or clip the gradients with "
+            f"before. Lower --model.recipe.learning_rate ({self.recipe.learning_rate:g}), or clip the gradients with "
             "--trainer.gradient_clip_val"
         )
 
@@ -237,23 +223,11 @@ class Classifier(LightningModule):
         steps = self.planned_steps()
         # Fused is faster, but Lightning can't clip the gradients of a fused optimiser in mixed precision.
         fused = not self.trainer.gradient_clip_val
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(self.parameter_groups(), momentum=0.9, nesterov=True, fused=fused)
-        else:
-            optimizer = torch.optim.AdamW(self.parameter_groups(), fused=fused)
-        if self.schedule == "constant":
+        optimizer = self.recipe.build_optimizer(self.parameter_groups(), fused)
+        schedule = self.recipe.build_schedule(optimizer, steps)
+        if schedule is None:
             return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=steps,
-            pct_start=0.3 if steps == 4 else 0.25,  # a quarter of four steps is a rise of no length, divided by
-            div_factor=10,
-            final_div_factor=1000,
-            cycle_momentum=False,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def planned_steps(self) -> int:
         """Optimiser steps of the whole run; 0 where the learning rate is constant and the run has no end.
@@ -265,10 +239,11 @@ class Classifier(LightningModule):
         if steps in (0, -1, math.inf):
             if steps == 0:
                 raise UserError("there is nothing to train: --trainer.limit_train_batches or max_steps leaves no step")
-            if self.schedule == "one_cycle":
+            if self.recipe.schedule == "one_cycle":
                 raise UserError(
                     "a one-cycle schedule follows from the length of the run, which has no end: give "
-                    "--trainer.max_epochs N, which --trainer.max_time may cut short, or --model.schedule constant"
+                    "--trainer.max_epochs N, which --trainer.max_time may cut short, or --model.recipe.schedule "
+                    "constant"
                 )
             return 0
         return int(steps)
@@ -279,12 +254,12 @@ class Classifier(LightningModule):
         return [
             {
                 "params": [parameter for parameter in trained if parameter.ndim > 1],
-                "lr": self.learning_rate,
-                "weight_decay": self.weight_decay,
+                "lr": self.recipe.learning_rate,
+                "weight_decay": self.recipe.weight_decay,
             },
             {
                 "params": [parameter for parameter in trained if parameter.ndim <= 1],
-                "lr": self.learning_rate,
+                "lr": self.recipe.learning_rate,
                 "weight_decay": 0.0,
             },
         ]
@@ -322,16 +297,16 @@ class Classifier(LightningModule):
                 f"but the data have {', '.join(self.class_names)}"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            before, now = (flat_recipe(hparams) for hparams in (checkpoint["hyper_parameters"], self.hparams))
             for name in KEPT:
-                before, now = (hparams.get(name) for hparams in (checkpoint["hyper_parameters"], self.hparams))
-                if before != now:
+                if before.get(name) != now.get(name):
                     raise UserError(
-                        f"the checkpoint was trained with {name} {before}, by which a resumed run goes on, but this "
-                        f"run has {now}: resume with --model.{name} {before}, or start a new run"
+                        f"the checkpoint was trained with {name} {before.get(name)}, by which a resumed run goes on, "
+                        f"but this run has {now.get(name)}: give the same one, or start a new run"
                     )
             planned = [state["total_steps"] for state in checkpoint["lr_schedulers"] if "total_steps" in state]
             steps = self.planned_steps()
-            if self.schedule == "one_cycle" and planned != [steps]:
+            if self.recipe.schedule == "one_cycle" and planned != [steps]:
                 raise UserError(
                     f"the checkpoint is on the way along a one-cycle schedule of {planned[0] if planned else 0} "
                     f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "

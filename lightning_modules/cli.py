@@ -31,12 +31,12 @@ from datamodules.image_files import ImageFilesDataModule
 from datamodules.optdigits import OptDigitsDataModule
 from datamodules.text import printable
 from datamodules.writing import check_output
+from lightning_modules.arguments import as_meant, read_configs_as_meant
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
-from lightning_modules.class_names import quote_class_options, read_class_names_as_text
 from lightning_modules.classifier import Classifier
 from lightning_modules.commands.predict import predict_files, write_predictions
 from lightning_modules.hardware import fastest_precision
@@ -58,7 +58,7 @@ CONFIG_FILE = "config.yaml"
 LINKS = ("class_names", "in_channels", "image_size")
 
 
-read_class_names_as_text()
+read_configs_as_meant()
 for name in datamodules.__all__:  # to be found by name on the command line
     getattr(datamodules, name)
 
@@ -146,7 +146,7 @@ class DigitDoodleCLI(LightningCLI):
         """Parse; our defaults and the hyper-parameters in a checkpoint are first configs, which all others override."""
         args = sys.argv[1:] if args is None else args
         if isinstance(args, list):
-            self.config = parser.parse_args(_with_first_configs(quote_class_options(args)))
+            self.config = parser.parse_args(_with_first_configs(as_meant(args)))
         else:
             self.config = parser.parse_object(args)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
 from typing import Union
@@ -229,7 +230,7 @@ def test_predict_needs_only_the_checkpoint_not_the_training_data(trained, capsys
 
 
 def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
-    run(capsys, "fit", "--config", TINY, "--model.schedule", "constant")
+    run(capsys, "fit", "--config", TINY, "--model.recipe.schedule", "constant")
     last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
     run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "5")
     summary = json.loads((workplace / "runs" / "custom_cnn" / "version_1" / "summary.json").read_text())
@@ -237,7 +238,7 @@ def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
 
 
 def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, capsys):
-    run(capsys, "fit", "--config", TINY, "--model.schedule", "constant", "--model.learning_rate", "0.05")
+    run(capsys, "fit", "--config", TINY, "--model.recipe.schedule", "constant", "--model.recipe.learning_rate", "0.05")
     first = workplace / "runs" / "custom_cnn" / "version_0"
     # What follows can't be better: the network is thrown off by a learning rate that is far too high.
     last = str(first / "checkpoints" / "last.ckpt")
@@ -381,7 +382,7 @@ def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys
     shutil.move("digits/1_digits", f"digits/{odd}")
     for path in list(Path("digits").glob("*/*.png")):
         path.rename(path.with_name(f"{odd}{path.name}"))
-    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--model.learning_rate", "1e-9")
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--model.recipe.learning_rate", "1e-9")
     folder = workplace / "runs" / "custom_cnn" / "version_0"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert list(summary["val_accuracy_per_class"]) == ["0_digits", "2_digits", odd]
@@ -430,8 +431,8 @@ def settings_of(capsys, *args):
 def test_a_network_that_is_chosen_has_its_own_defaults(capsys, model, config):
     chosen = settings_of(capsys, *config, "--model", model.__name__)["model"]["init_args"]
     own = inspect.signature(model).parameters
+    assert chosen.pop("recipe") == asdict(own["recipe"].default)
     assert chosen == {name: own[name].default for name in chosen}
-    assert {"optimizer", "schedule", "learning_rate", "label_smoothing"} <= chosen.keys()
 
 
 def test_a_datamodule_that_is_chosen_has_its_own_defaults(capsys):
@@ -444,8 +445,8 @@ def test_a_datamodule_that_is_chosen_has_its_own_defaults(capsys):
 
 def test_the_reference_recipe_is_the_references(capsys):
     chosen = settings_of(capsys, "--config", f"{REPOSITORY}/configs/reference_cnn.yaml")["model"]["init_args"]
-    del chosen["channels_last"]
-    assert chosen == {
+    assert chosen["recipe"] == {
+        "channels_last": None,
         "learning_rate": 0.001,
         "weight_decay": 0.0,
         "label_smoothing": 0.0,
@@ -545,13 +546,16 @@ def test_the_batches_that_are_overfitted_are_the_same_in_each_epoch(workplace, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.optimizer", "adamw"], "trained with optimizer sgd"),
+        (["--model.recipe.optimizer", "adamw"], "trained with optimizer sgd"),
         (
-            ["--model.learning_rate", "0.1"],
+            ["--model.recipe.learning_rate", "0.1"],
             "with learning_rate 0.2, by which a resumed run goes on, but this run has 0.1",
         ),
-        (["--model.weight_decay", "0.5"], "trained with weight_decay 0.001"),
-        (["--model.schedule", "constant"], "with schedule one_cycle, by which a resumed run goes on, but this run has"),
+        (["--model.recipe.weight_decay", "0.5"], "trained with weight_decay 0.001"),
+        (
+            ["--model.recipe.schedule", "constant"],
+            "with schedule one_cycle, by which a resumed run goes on, but this run has",
+        ),
     ],
 )
 def test_a_run_is_resumed_with_the_recipe_that_it_began_with(trained, capsys, options, message):
@@ -561,7 +565,7 @@ def test_a_run_is_resumed_with_the_recipe_that_it_began_with(trained, capsys, op
 
 
 def test_a_resumed_run_has_the_patience_that_it_is_given(workplace, capsys):
-    plateau = ["--model.schedule", "constant", "--early_stopping.min_delta", "1"]
+    plateau = ["--model.recipe.schedule", "constant", "--early_stopping.min_delta", "1"]
     run(capsys, "fit", "--config", TINY, *plateau, "--trainer.max_epochs", "2")
     last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
     run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "9", "--early_stopping.patience", "2")
@@ -570,7 +574,7 @@ def test_a_resumed_run_has_the_patience_that_it_is_given(workplace, capsys):
 
 
 def test_a_run_that_diverges_says_when_and_leaves_nothing_that_is_no_good(workplace, capsys):
-    message = fail(capsys, "fit", "--config", TINY, "--model.learning_rate", "1e30")
+    message = fail(capsys, "fit", "--config", TINY, "--model.recipe.learning_rate", "1e30")
     assert re.search(r"training has diverged: .* is (nan|inf) .*of epoch 1", message)
     assert not (workplace / "runs").exists()
 
@@ -741,8 +745,8 @@ def test_an_output_that_is_a_link_or_no_file_stays_what_it_is(trained, capsys):
         (["--data.classes", "[0_digits, 7_digits]"], "unknown class 7_digits"),
         (["--data.val_fraction", "2"], "val_fraction must lie in (0, 1), got 2.0"),
         (["--data.augmentation.degrees", "-5"], "degrees must lie in [0, 180], got -5.0"),
-        (["--model.learning_rate", "0"], "learning_rate must be above 0"),
-        (["--model.label_smoothing", "1"], "label_smoothing must lie in [0, 1)"),
+        (["--model.recipe.learning_rate", "0"], "learning_rate must be above 0"),
+        (["--model.recipe.label_smoothing", "1"], "label_smoothing must lie in [0, 1)"),
         (["--model.width", "wide"], "width"),
         (["--model.wdth", "3"], "wdth"),
         (["--model", "NoSuchCNN"], "NoSuchCNN"),
@@ -786,7 +790,7 @@ def test_a_one_cycle_schedule_may_be_of_any_length(workplace, capsys, options):
     [
         (["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:01:00"], "which has no end: give --trainer.max"),
         (["--trainer.limit_train_batches", "0"], "there is nothing to train"),
-        (["--trainer.limit_train_batches", "0", "--model.schedule", "constant"], "there is nothing to train"),
+        (["--trainer.limit_train_batches", "0", "--model.recipe.schedule", "constant"], "there is nothing to train"),
         (["--trainer.max_steps", "0"], "there is nothing to train"),
     ],
 )
@@ -796,7 +800,7 @@ def test_a_run_without_a_step_or_without_an_end_is_one_clear_line(workplace, cap
 
 
 def test_a_run_may_end_by_time_alone_where_the_learning_rate_is_constant(workplace, capsys):
-    options = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--model.schedule", "constant"]
+    options = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--model.recipe.schedule", "constant"]
     assert "validation accuracy" in run(capsys, "fit", "--config", TINY, *options)
 
 
@@ -917,3 +921,34 @@ def test_a_class_may_be_called_train(workplace, capsys):
     run(capsys, "fit", "--config", TINY, "--data.root", "vehicles", "--trainer.max_epochs", "1")
     model = load_classifier(Path(best(workplace / "runs" / "custom_cnn" / "version_0")))
     assert model.class_names == ["test", "train"]
+
+
+def test_a_run_from_before_networks_had_a_folder_is_scored_and_resumed(trained, capsys):
+    def flatten(init_args):
+        return {**{name: value for name, value in init_args.items() if name != "recipe"}, **init_args["recipe"]}
+
+    for name in ("best", "last"):
+        path = trained / "checkpoints" / f"{name}.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["model_class"] = "lightning_modules.custom_cnn.CustomCNN"
+        checkpoint["hyper_parameters"] = flatten(checkpoint["hyper_parameters"])
+        torch.save(checkpoint, path)
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["model"] = {
+        "class_path": "lightning_modules.custom_cnn.CustomCNN",
+        "init_args": flatten(config["model"]["init_args"]),
+    }
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "test_accuracy" in run(capsys, "test", "--ckpt_path", best(trained))
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits")
+    run(capsys, "fit", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"))
+    run(capsys, "fit", "--config", str(trained / "config.yaml"))
+    assert (trained.with_name("version_1") / "summary.json").exists()
+    again = trained.with_name("version_2") / "checkpoints" / "last.ckpt"
+    assert_same_weights(trained / "checkpoints" / "last.ckpt", again)
+
+
+def test_the_names_that_options_had_are_understood(capsys):
+    chosen = settings_of(capsys, "--config", TINY, "--model.learning_rate", "0.05", "--model.optimizer=adamw")
+    recipe = chosen["model"]["init_args"]["recipe"]
+    assert (recipe["learning_rate"], recipe["optimizer"], recipe["label_smoothing"]) == (0.05, "adamw", 0.1)

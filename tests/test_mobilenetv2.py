@@ -10,6 +10,7 @@ from datamodules import UserError
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import main
 from lightning_modules.networks.mobilenetv2 import MobileNetV2
+from lightning_modules.recipe import Recipe
 from tests.conftest import TINY
 from tests.test_cli import Intruder, assert_same_weights, fail, run
 
@@ -130,7 +131,7 @@ def test_a_frozen_backbone_keeps_no_graph():
 
 def test_both_learning_rates_stand_in_the_optimiser_from_the_start():
     for unfreeze_at in (None, 0, 3):
-        model = small(unfreeze_at=unfreeze_at, learning_rate=0.1, backbone_learning_rate=0.01)
+        model = small(unfreeze_at=unfreeze_at, recipe=Recipe(learning_rate=0.1), backbone_learning_rate=0.01)
         groups = model.parameter_groups()
         assert {group["lr"] for group in groups} == {0.1, 0.01}
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
@@ -138,7 +139,7 @@ def test_both_learning_rates_stand_in_the_optimiser_from_the_start():
 
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after):
-    config = ["--config", TINY, *SMALL, *weights, "--model.unfreeze_at", "2", "--model.schedule", "constant"]
+    config = ["--config", TINY, *SMALL, *weights, "--model.unfreeze_at", "2", "--model.recipe.schedule", "constant"]
     run(capsys, "fit", *config, "--name", "whole")
     run(capsys, "fit", *config, "--name", "part", "--trainer.max_epochs", str(stopped_after))
     last = {name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "part")}
@@ -147,7 +148,7 @@ def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after
 
 
 def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learns(weights, capsys, workplace):
-    options = [*weights, "--model.unfreeze_at", "1", "--model.schedule", "constant"]
+    options = [*weights, "--model.unfreeze_at", "1", "--model.recipe.schedule", "constant"]
     fit(capsys, *options, "--name", "part", "--trainer.max_steps", "4")
     last = workplace / "runs" / "part" / "version_0" / "checkpoints" / "last.ckpt"
     before = torch.load(last, weights_only=True)["state_dict"]

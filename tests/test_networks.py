@@ -7,6 +7,7 @@ from lightning_modules.hardware import fastest_memory_format
 from lightning_modules.networks.custom_cnn import CustomCNN
 from lightning_modules.networks.reference_cnn import ReferenceCNN
 from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.recipe import Recipe
 
 NAMES = ["zero", "one", "two"]
 
@@ -39,7 +40,7 @@ def test_our_network_is_smaller_than_the_reference():
 
 
 def test_weight_decay_spares_biases_and_norms():
-    model = CustomCNN(NAMES, 1, 28, weight_decay=0.5)
+    model = CustomCNN(NAMES, 1, 28, recipe=Recipe(weight_decay=0.5))
     decayed, spared = model.parameter_groups()
     assert decayed["weight_decay"] == 0.5
     assert spared["weight_decay"] == 0
@@ -90,6 +91,6 @@ def test_memory_format_is_that_of_the_device_or_as_told():
     assert fastest_memory_format(torch.device("cpu")) == torch.channels_last
     assert fastest_memory_format(torch.device("mps")) == torch.contiguous_format
     for option, kept in ((None, torch.channels_last), (True, torch.channels_last), (False, torch.contiguous_format)):
-        model = CustomCNN(NAMES, 1, 28, channels_last=option)
+        model = CustomCNN(NAMES, 1, 28, recipe=Recipe(channels_last=option))
         model.use_memory_format(torch.device("cpu"))
         assert model.features[1][0].weight.is_contiguous(memory_format=kept)

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 SMALL = ["--model", "MobileNetV2", "--model.variant", "mobilenetv2_035", "--model.weights", "null"]
 NETWORKS = {"custom_cnn": [], "mobilenetv2": [*SMALL, "--model.input_size", "32"]}
 # Slow enough that many images are close to the border between two classes, where reduced precision would tell.
-SLOW = ["--model.learning_rate", "0.002", "--trainer.max_epochs", "1", "--trainer.callbacks", "null"]
+SLOW = ["--model.recipe.learning_rate", "0.002", "--trainer.max_epochs", "1", "--trainer.callbacks", "null"]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -106,7 +106,7 @@ def test_training_takes_the_precision_that_is_fastest_for_the_network_and_the_cp
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_gradients_can_be_clipped_in_the_precision_that_was_chosen(workplace, capsys, precision, optimizer):
-    options = ["--trainer.precision", precision, "--model.optimizer", optimizer, "--trainer.max_epochs", "1"]
+    options = ["--trainer.precision", precision, "--model.recipe.optimizer", optimizer, "--trainer.max_epochs", "1"]
     run(capsys, "fit", "--config", TINY, *options, "--trainer.gradient_clip_val", "0.5")
 
 

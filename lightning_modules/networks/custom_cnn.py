@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from lightning_modules.classifier import Classifier, Optimizer, Schedule
+from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.recipe import Recipe
 
 
 class CustomCNN(Classifier):
@@ -20,12 +21,7 @@ class CustomCNN(Classifier):
         image_size: Side of the square images that the datamodule yields, in pixels.
         input_size: Side that the network resizes them to, in pixels, at least 23.
         width: Channels of the first convolution; the others are 1.5, 2, 4 and 4 times as wide.
-        learning_rate: Peak learning rate.
-        weight_decay: Weight decay of kernels and weight matrices.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-        schedule: ``one_cycle`` over the whole run, or ``constant``.
-        channels_last: Memory format of the convolutions; null takes the faster one of the device.
+        recipe: How it is trained.
 
     Raises:
         UserError: An argument is out of its range.
@@ -38,29 +34,13 @@ class CustomCNN(Classifier):
         image_size: int,
         input_size: int = 28,
         width: int = 32,
-        learning_rate: float = 0.2,
-        weight_decay: float = 1e-3,
-        label_smoothing: float = 0.1,
-        optimizer: Optimizer = "sgd",
-        schedule: Schedule = "one_cycle",
-        channels_last: bool | None = None,
+        recipe: Recipe = Recipe(learning_rate=0.2, weight_decay=1e-3, label_smoothing=0.1, optimizer="sgd"),
     ) -> None:
-        super().__init__(
-            class_names,
-            in_channels,
-            image_size,
-            learning_rate,
-            weight_decay,
-            label_smoothing,
-            optimizer,
-            schedule,
-            channels_last,
-        )
+        super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
         if input_size < 23:
             raise UserError(f"input_size must be at least 23 pixels, got {input_size}")
         if width < 2:
             raise UserError(f"width must be at least 2, got {width}")
-        self.save_hyperparameters(logger=False)
         self.preprocessing = Preprocessing(in_channels, input_size, (0.5,), (0.5,))
         self.features = nn.Sequential(  # side of the maps at input_size 28:
             _block(in_channels, width, 5, stride=2),  # 12

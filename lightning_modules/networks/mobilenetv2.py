@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from lightning_modules.classifier import Classifier, Optimizer, Schedule
+from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.recipe import Recipe
 from lightning_modules.weights import read_weights
 
 PART = 32  # images
@@ -33,13 +34,8 @@ class MobileNetV2(Classifier):
         hidden: Width of the head's dense layer.
         dropout: Share of its outputs that is dropped in training, in [0, 1).
         unfreeze_at: Epoch, from 0, at which the backbone starts to learn; null never.
-        learning_rate: Peak learning rate of the head.
+        recipe: How it is trained.
         backbone_learning_rate: Peak learning rate of the backbone.
-        weight_decay: Weight decay of kernels and weight matrices.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``, which without weight decay is Adam.
-        schedule: ``one_cycle`` over the whole run, or ``constant``.
-        channels_last: Memory format of the convolutions; null takes the faster one of the device.
 
     Raises:
         UserError: timm has no such variant, the weights can't be had or don't fit, or an argument is out of range.
@@ -56,25 +52,10 @@ class MobileNetV2(Classifier):
         hidden: int = 128,
         dropout: float = 0.5,
         unfreeze_at: int | None = 0,
-        learning_rate: float = 1e-3,
+        recipe: Recipe = Recipe(),
         backbone_learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
-        optimizer: Optimizer = "adamw",
-        schedule: Schedule = "one_cycle",
-        channels_last: bool | None = None,
     ) -> None:
-        super().__init__(
-            class_names,
-            in_channels,
-            image_size,
-            learning_rate,
-            weight_decay,
-            label_smoothing,
-            optimizer,
-            schedule,
-            channels_last,
-        )
+        super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         if hidden < 1:
@@ -83,7 +64,6 @@ class MobileNetV2(Classifier):
             raise UserError(f"input_size must be at least 32 pixels, got {input_size}")
         if backbone_learning_rate <= 0:
             raise UserError(f"backbone_learning_rate must be above 0, got {backbone_learning_rate}")
-        self.save_hyperparameters(logger=False)
         self.unfreeze_at = unfreeze_at
         self.backbone_learning_rate = backbone_learning_rate
         self.backbone = build_backbone(variant, weights)
@@ -162,13 +142,13 @@ class MobileNetV2(Classifier):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of head and backbone, both from the start, so that a run resumes in either phase."""
         groups = []
-        for module, rate in ((self.head, self.learning_rate), (self.backbone, self.backbone_learning_rate)):
+        for module, rate in ((self.head, self.recipe.learning_rate), (self.backbone, self.backbone_learning_rate)):
             for decays in (True, False):
                 groups.append(
                     {
                         "params": [p for p in module.parameters() if (p.ndim > 1) == decays],
                         "lr": rate,
-                        "weight_decay": self.weight_decay if decays else 0.0,
+                        "weight_decay": self.recipe.weight_decay if decays else 0.0,
                     }
                 )
         return groups

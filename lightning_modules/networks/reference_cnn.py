@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from lightning_modules.classifier import Classifier, Optimizer, Schedule
+from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.recipe import Recipe
 
 
 class ReferenceCNN(Classifier):
@@ -17,12 +18,7 @@ class ReferenceCNN(Classifier):
         class_names: Names of the classes, in the order of the outputs.
         in_channels: Channels of the data: 1 for grey, 3 for colour.
         image_size: Side of the square images, in pixels; the dense layer's size follows from it.
-        learning_rate: Peak learning rate.
-        weight_decay: Weight decay of kernels and weight matrices.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw``, which without weight decay is Adam.
-        schedule: ``one_cycle`` over the whole run, or ``constant``.
-        channels_last: Memory format of the convolutions; null takes the faster one of the device.
+        recipe: How it is trained.
 
     Raises:
         UserError: The images are smaller than 16 pixels, or an argument is out of its range.
@@ -33,27 +29,11 @@ class ReferenceCNN(Classifier):
         class_names: list[str],
         in_channels: int,
         image_size: int,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
-        optimizer: Optimizer = "adamw",
-        schedule: Schedule = "constant",
-        channels_last: bool | None = None,
+        recipe: Recipe = Recipe(schedule="constant"),
     ) -> None:
-        super().__init__(
-            class_names,
-            in_channels,
-            image_size,
-            learning_rate,
-            weight_decay,
-            label_smoothing,
-            optimizer,
-            schedule,
-            channels_last,
-        )
+        super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
         if image_size < 16:
             raise UserError(f"ReferenceCNN needs images of at least 16 pixels, got image_size {image_size}")
-        self.save_hyperparameters(logger=False)
         pooled = ((image_size - 4) // 2 - 4) // 2
         # The reference rescales pixels for MobileNetV2 only; this network sees 0 to 255, and learns faster for it.
         self.preprocessing = Preprocessing(in_channels, image_size, (0.0,), (1 / 255,))

@@ -1,0 +1,82 @@
+"""Configs and options, as they are meant: class names as text, and names that options had earlier."""
+
+import json
+import re
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from lightning_modules.checkpoint import is_ours, with_recipe
+from lightning_modules.recipe import Recipe
+
+CLASSES = "classes"  # YAML would read a class called 07 as the number 7, and one called no as false
+CLASSES_OPTION = re.compile(rf"--data(\.init_args)?\.{CLASSES}\+?")
+RECIPE_OPTION = re.compile(rf"--model\.(init_args\.)?({'|'.join(field.name for field in fields(Recipe))})\b")
+
+
+def read_configs_as_meant() -> None:
+    """Let all configs of this process be read so."""
+    load = get_loader("yaml")
+    set_loader("yaml", lambda text: _with_new_names(load(_quote_class_names(text))), (yaml.YAMLError,))
+
+
+def as_meant(args: list[str]) -> list[str]:
+    """The arguments of a command, as they are meant."""
+    meant = []
+    own_network = any("." in value for option, value in pairwise(args) if option == "--model")
+    for place, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if equals and CLASSES_OPTION.fullmatch(option):
+            arg = f"{option}={_quote_option(value)}"
+        elif place > 0 and CLASSES_OPTION.fullmatch(args[place - 1]):
+            arg = _quote_option(arg)
+        elif not own_network:
+            arg = RECIPE_OPTION.sub(r"--model.\1recipe.\2", arg)
+        meant.append(arg)
+    return meant
+
+
+def _quote_option(value: str) -> str:
+    try:
+        names = yaml.load(value, yaml.BaseLoader)  # noqa: S506 - which reads nothing but text
+    except yaml.YAMLError:
+        return value  # the parser says what is wrong
+    return value if value == "null" else json.dumps(names if isinstance(names, list) else [names])
+
+
+def _quote_class_names(text: str) -> str:
+    """Put quotes around what a YAML document lists under ``classes``, so that it is read as it is written."""
+    if CLASSES not in text:
+        return text
+    try:
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+    except yaml.YAMLError:
+        return text  # the parser says what is wrong
+    names: list[yaml.ScalarNode] = []
+    for node in nodes:  # which grows
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                nodes.append(value)
+                if key.value == CLASSES and isinstance(value, yaml.SequenceNode):
+                    names += [item for item in value.value if isinstance(item, yaml.ScalarNode)]
+    for name in sorted(names, key=lambda name: name.start_mark.index, reverse=True):
+        text = text[: name.start_mark.index] + json.dumps(name.value) + text[name.end_mark.index :]
+    return text
+
+
+def _with_new_names(config: Any) -> Any:
+    """A config of one of our networks as it was before networks had a folder, and their recipe a name, of their own."""
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(path := model.get("class_path", ""), str):
+        return config
+    if "." in path and not is_ours(path):
+        return config
+    renamed = {**model, "class_path": path.rpartition(".")[2]} if path else model
+    if isinstance(model.get("init_args"), dict):
+        renamed = {**renamed, "init_args": with_recipe(model["init_args"])}
+    return {**config, "model": renamed}
