@@ -1,10 +1,8 @@
 """The command line: Lightning's own, with the links, defaults and guards of this project."""
 
 import contextlib
-import itertools
 import json
 import math
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import datamodules
 from datamodules.base import ImageDataModule
-from datamodules.errors import UserError, exit_status, reason
+from datamodules.errors import UserError, exit_status
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.optdigits import OptDigitsDataModule
 from datamodules.text import printable
@@ -41,6 +39,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.commands.predict import predict_files, write_predictions
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.networks import CustomCNN
+from lightning_modules.run import Run
 from lightning_modules.weights import read_weights
 
 # Lightning warns of these; each is as it should be.
@@ -54,7 +53,6 @@ SETTLED = (
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
-CONFIG_FILE = "config.yaml"
 LINKS = ("class_names", "in_channels", "image_size")
 
 
@@ -72,8 +70,8 @@ class DigitDoodleCLI(LightningCLI):
     """
 
     def __init__(self, args: ArgsType = None) -> None:
-        self.report = RunReport()
-        self._new_folder: Path | None = None
+        self.run: Run | None = None
+        self.report: RunReport | None = None
         super().__init__(
             Classifier,
             None,
@@ -174,7 +172,7 @@ class DigitDoodleCLI(LightningCLI):
         try:
             return self._trainer(config, callbacks, kwargs)
         except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
-            self._discard_run_folder()
+            self._discard()
             raise UserError(f"trainer: {error}") from error
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
@@ -184,55 +182,35 @@ class DigitDoodleCLI(LightningCLI):
             # A logger would leave an empty run folder behind.
             callbacks = [*callbacks, interrupt]
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
-        folder = self._run_folder(Path(config["default_root_dir"]))
-        self.report.folder = folder
-        kwargs["default_root_dir"] = str(folder)  # for what else the Trainer and its callbacks may write
+        name = self._get(self.config, "name") or type(self.model).__module__.rpartition(".")[2]
+        first = getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it before the Trainer exists
+        run = Run.create(Path(config["default_root_dir"]), name, make=first)
+        self.run = run if first else None
+        self.report = RunReport(run)
+        kwargs["default_root_dir"] = str(run.folder)  # for what else the Trainer and its callbacks may write
         if config["logger"] in (None, True):
             where: dict[str, Any] = {
-                "save_dir": str(folder.parent.parent),
-                "name": folder.parent.name,
-                "version": int(folder.name.rpartition("_")[2]),
+                "save_dir": str(run.folder.parent.parent),
+                "name": run.folder.parent.name,
+                "version": run.version,
             }
             # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
             sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
             kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
         if config["enable_checkpointing"] is not False:
             last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-            last.dirpath = str(folder / "checkpoints")
-            best = BestCheckpoint(self._get(self.config_init, "monitor"), folder / "checkpoints")
+            last.dirpath = str(run.checkpoints)
+            best = BestCheckpoint(self._get(self.config_init, "monitor"), run.checkpoints)
             callbacks = [*callbacks, best, last]
         callbacks = [*callbacks, self.report, interrupt]
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
-    def _run_folder(self, root: Path) -> Path:
-        """The folder of this run, ``root/name/version_N``, with the first N that is free."""
-        name = self._get(self.config, "name") or type(self.model).__module__.rpartition(".")[2]
-        for number in itertools.count():
-            folder = root / name / f"version_{number}"
-            try:
-                if getattr(rank_zero_only, "rank", 0) == 0:  # Lightning sets it before the Trainer exists
-                    folder.mkdir(parents=True)
-                    self._new_folder = folder
-                return folder
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise UserError(
-                    f"{folder}: {reason(error)}; name a folder for runs with --trainer.default_root_dir"
-                ) from error
-        raise AssertionError  # the loop has no end
-
-    def _discard_run_folder(self) -> None:
-        """Remove the run folder that was made, unless there is a checkpoint in it."""
-        folder = self._new_folder
-        if folder is None or (folder / "checkpoints").exists():
-            return
-        shutil.rmtree(folder)
-        for parent in (folder.parent, folder.parent.parent):
-            with contextlib.suppress(OSError):  # other runs are in it
-                parent.rmdir()
+    def _discard(self) -> None:
+        """Leave nothing of a run that has come to nothing."""
+        if self.run is not None:
+            self.run.discard()
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then print the result."""
@@ -240,10 +218,10 @@ class DigitDoodleCLI(LightningCLI):
             with self._running():
                 self.trainer.fit(**kwargs, weights_only=True)
         except BaseException:
-            self._discard_run_folder()
+            self._discard()
             raise
         finally:
-            if self.report.summary is not None:
+            if self.report is not None and self.report.summary is not None:
                 print(describe(self.report.summary))
 
     def validate(self, **kwargs: Any) -> None:
@@ -303,8 +281,8 @@ class SaveConfig(SaveConfigCallback):
         """Write all settings, also those that nobody chose."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunReport):
-                callback.folder.mkdir(parents=True, exist_ok=True)
-                self.parser.save(self.config, callback.folder / CONFIG_FILE, skip_none=False, overwrite=True)
+                callback.run.folder.mkdir(parents=True, exist_ok=True)
+                self.parser.save(self.config, callback.run.config, skip_none=False, overwrite=True)
 
 
 def keep_integers(parser: LightningArgumentParser) -> None:
@@ -346,9 +324,9 @@ def _with_first_configs(args: list[str]) -> list[str]:
         checkpoint = read_config(Path(path))
     else:
         checkpoint = read_checkpoint(Path(path))
-    folder = Path(path).absolute().parent
-    saved = folder.parent / CONFIG_FILE
-    if args[0] == "fit" and folder.name == "checkpoints" and saved.is_file():
+    run = Run.of_checkpoint(Path(path))
+    saved = run.config
+    if args[0] == "fit" and Path(path).absolute().parent == run.checkpoints and saved.is_file():
         first = [str(saved)]
         if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
             first.append(json.dumps({"model": {"init_args": {"weights": None}}}))

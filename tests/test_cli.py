@@ -23,10 +23,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from datamodules import ImageFolderDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import keep_integers, main
-from lightning_modules.commands.export import load_data
 from lightning_modules.evaluation import evaluate
 from lightning_modules.networks.mobilenetv2 import MobileNetV2
 from lightning_modules.networks.reference_cnn import ReferenceCNN
+from lightning_modules.run import Run
 from tests.conftest import REPOSITORY, TINY, draw_digit
 
 
@@ -890,7 +890,7 @@ def test_a_folder_that_was_split_by_others_is_taken_as_it_is(split_by_others, wo
     assert summary["val_images"] == 6
     assert f"{summary['val_accuracy']:.4f}" in run(capsys, "validate", "--ckpt_path", best(folder))
     assert "test_accuracy" in run(capsys, "test", "--ckpt_path", best(folder))
-    data = load_data(folder)
+    data = Run(folder).load_data()
     assert sorted(data.val_set.names) == sorted(name for name, subset in subsets.items() if subset == "val")
 
 

@@ -15,6 +15,7 @@ from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.cli import main
 from lightning_modules.commands import compare, export
 from lightning_modules.evaluation import evaluate
+from lightning_modules.run import Run
 from tests.conftest import TINY, start
 from tests.test_cli import fail, run
 
@@ -84,7 +85,9 @@ def test_every_run_is_in_the_picture_however_good_it_is(accuracies):
     for number, run_accuracies in enumerate(accuracies):
         rows = [{"epoch": e, "val_accuracy": a, "train_accuracy": a} for e, a in enumerate(run_accuracies, 1)]
         summary = {"history": rows, "val_accuracy": max(run_accuracies)}
-        runs.append(compare.Run(Path(f"runs/{number}"), summary, frozenset(), Path("best.ckpt")))
+        run = Run(Path(f"runs/{number}"))
+        run.summary = summary
+        runs.append(run)
     (axes,) = compare.plot_comparison(runs).axes
     bottom, top = axes.get_ylim()
     for values in accuracies:
@@ -128,7 +131,7 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     ]
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["model.safetensors", "model.pt2", "model.onnx"]
 
-    data = export.load_data(workplace / FIRST)
+    data = Run(workplace / FIRST).load_data()
     eager = load_classifier(workplace / FIRST / "checkpoints" / "best.ckpt")
     config = json.loads((folder / "config.json").read_text())
     eager.temperature.fill_(config["temperature"])

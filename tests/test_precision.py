@@ -16,6 +16,7 @@ from lightning_modules.evaluation import evaluate
 from lightning_modules.hardware import cpu_has_bf16, fastest_precision
 from lightning_modules.networks.custom_cnn import CustomCNN
 from lightning_modules.networks.mobilenetv2 import MobileNetV2
+from lightning_modules.run import Run
 from tests.conftest import TINY
 from tests.test_cli import best, run
 
@@ -33,7 +34,7 @@ def test_all_commands_and_forms_agree_on_a_checkpoint(workplace, capsys, network
     folder = workplace / "runs" / network / "version_0"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["precision"] == precision
-    data = export.load_data(folder)
+    data = Run(folder).load_data()
     expected = evaluate(load_classifier(Path(best(folder))), data.val_set)
     count = len(expected.labels)
     mistakes = int((expected.predicted != expected.labels).sum())

@@ -27,6 +27,7 @@ from lightning_modules.plots import (
     plot_confusion_matrix,
     plot_mistakes,
 )
+from lightning_modules.run import Run
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -37,14 +38,16 @@ class RunReport(Callback):
     When training starts: ``split.csv`` and ``augmentation.png``. When it ends, also by Ctrl-C: ``accuracy.png``,
     and of the best checkpoint ``confusion_matrix.png``, ``mistakes.png`` and ``summary.json``.
 
+    Args:
+        run: Where it writes.
+
     Attributes:
         summary: What ``summary.json`` holds; None until training has ended. Epochs count from 1.
-        folder: The run folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.summary: dict[str, Any] | None = None
-        self.folder = Path()
         self._epochs: list[dict[str, float]] = []
         self._validated = False
         self._seconds = 0.0
@@ -64,19 +67,19 @@ class RunReport(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the run folder, which the first process has made."""
-        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        self.run = Run(Path(trainer.strategy.broadcast(str(self.run.folder))))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the split and a picture of augmented images."""
         data = _datamodule(trainer)
         if data is None or not trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        data.save_split(self.folder / "split.csv")
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        data.save_split(self.run.split)
         assert data.train_set is not None
         shown = data.train_set.__getitems__(range(min(24, len(data.train_set))))
         augmented = data.augment(shown, epoch=0)
-        save_figure(plot_augmentation(shown.images, augmented.images), self.folder / "augmentation.png")
+        save_figure(plot_augmentation(shown.images, augmented.images), self.run.folder / "augmentation.png")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -140,12 +143,12 @@ class RunReport(Callback):
             "data": type(data).__name__,
             "precision": trainer.precision,
             "device": trainer.strategy.root_device.type,
-            "run": str(self.folder),
+            "run": str(self.run.folder),
             "checkpoint": str(best),
             "versions": versions(),
         }
         # Before the pictures: none of them is worth the result.
-        with atomic_write(self.folder / "summary.json", "w", encoding="utf-8") as file:
+        with atomic_write(self.run.summary_file, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.summary, indent=2) + "\n")
         figures = {
             "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),
@@ -153,7 +156,7 @@ class RunReport(Callback):
             "mistakes": plot_mistakes(data.val_set, predictions, model.class_names),
         }
         for name, figure in figures.items():
-            save_figure(figure, self.folder / f"{name}.png")
+            save_figure(figure, self.run.folder / f"{name}.png")
 
 
 def summarise(

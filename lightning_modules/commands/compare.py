@@ -3,11 +3,9 @@
 import argparse
 import csv
 import io
-import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,14 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from datamodules.errors import UserError, exit_status
+from datamodules.errors import exit_status
 from datamodules.figures import check_figure, save_figure
-from datamodules.splits import VAL, read_rows
 from datamodules.text import printable, short_name
 from datamodules.writing import atomic_write, check_output
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.plots import frame_accuracies
+from lightning_modules.run import Run
 
 COLUMNS = (
     "run",
@@ -34,48 +32,6 @@ COLUMNS = (
     "seconds",
     "images_per_second",
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder, read.
-
-    Attributes:
-        folder: Where it is.
-        summary: Its ``summary.json``.
-        validated: The validation images, with their labels.
-        checkpoint: Its best checkpoint.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    validated: frozenset[tuple[str, str]]
-    checkpoint: Path
-
-    @property
-    def name(self) -> str:
-        """``custom_cnn/version_0``."""
-        return "/".join(self.folder.resolve().parts[-2:])
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        UserError: It is no run folder, or its training hasn't ended.
-    """
-    checkpoint = folder / "checkpoints" / "best.ckpt"
-    for needed in (folder / "summary.json", folder / "split.csv", checkpoint):
-        if not needed.is_file():
-            raise UserError(f"{folder}: no finished run ({needed.relative_to(folder)} is missing)")
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        summary["history"], summary["val_accuracy"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'summary.json'}: damaged ({error})") from error
-    rows = read_rows(folder / "split.csv")
-    validated = frozenset((name, label) for name, (label, subset) in rows.items() if subset == VAL)
-    return Run(folder, summary, validated, checkpoint)
 
 
 def different_splits(runs: list[Run]) -> str | None:
@@ -112,7 +68,7 @@ def images_per_second(models: list[Classifier], batch_size: int = 64, repeats: i
 def compare(runs: list[Run]) -> list[dict[str, Any]]:
     """One row a run, with the columns ``COLUMNS``; inference is measured now."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rates = images_per_second([load_classifier(run.checkpoint, device) for run in runs])
+    rates = images_per_second([load_classifier(run.best, device) for run in runs])
     return [
         {
             "run": run.name,
@@ -120,7 +76,7 @@ def compare(runs: list[Run]) -> list[dict[str, Any]]:
             "val_accuracy": round(run.summary["val_accuracy"], 6),
             "best_epoch": run.summary["best_epoch"],
             "parameters": run.summary["parameters"],
-            "checkpoint_mb": round(run.checkpoint.stat().st_size / 1e6, 2),
+            "checkpoint_mb": round(run.best.stat().st_size / 1e6, 2),
             "seconds": run.summary["seconds"],
             "images_per_second": round(rate, 1),
         }
@@ -179,7 +135,9 @@ def main(args: list[str] | None = None) -> int:
     def command() -> None:
         check_output(options.output)
         check_figure(options.figure)
-        runs = [read_run(folder) for folder in options.runs]
+        runs = [Run(folder) for folder in options.runs]
+        for run in runs:
+            _ = run.summary  # or it is said now what is wrong with it
         note = different_splits(runs)
         rows = compare(runs)
         print(as_table(rows))

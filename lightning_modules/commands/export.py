@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datamodules.augmentation import Augmentation
-from datamodules.base import ImageDataModule
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError, exit_status
 from datamodules.loading import batches
@@ -23,20 +21,18 @@ from lightning_modules.calibration import expected_calibration_error, fit_temper
 from lightning_modules.checkpoint import (
     CONFIG,
     WEIGHTS,
-    known_class,
     load_classifier,
     load_export,
     read_checkpoint,
     read_config,
 )
 from lightning_modules.classifier import Classifier
-from lightning_modules.commands.compare import read_run
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.model_card import write_model_card
+from lightning_modules.run import Run
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
-FOLDERS = {"root", "val_root", "test_root"}  # of a datamodule, where they may be relative
 
 
 class Probabilities(nn.Module):
@@ -55,54 +51,14 @@ class Probabilities(nn.Module):
         return self.classifier.probabilities(images)
 
 
-def load_data(run: Path, root: Path | None = None) -> ImageDataModule:
-    """The data that a run was trained on, with its split.
-
-    Args:
-        run: The run folder.
-        root: Where the images are now; None looks where they were: a relative folder below the current one, else below
-            the one that the run was started in.
-
-    Raises:
-        UserError: They aren't there, or aren't what they were.
-    """
-    path = run / "checkpoints" / "best.ckpt"
-    checkpoint = read_checkpoint(path)
-    if "data_class" not in checkpoint:
-        raise UserError(f"{path}: doesn't say what it was trained on; it was not made by `fit`")
-    hparams = {**checkpoint["data_hparams"], "split_file": str(run / "split.csv")}
-    if root is not None:
-        if "root" not in hparams:
-            raise UserError(f"--data.root {root}: {checkpoint['data_class']} has no root; leave the option out")
-        hparams["root"] = str(root)
-    for name in FOLDERS & hparams.keys():
-        if hparams[name] is not None and not Path(hparams[name]).exists():
-            there = _started_in(run) / hparams[name]
-            hparams[name] = str(there) if there.exists() else hparams[name]
-    if hparams["augmentation"] is not None:
-        hparams["augmentation"] = Augmentation(**hparams["augmentation"])
-    data = known_class(ImageDataModule, checkpoint["data_class"], path)(**hparams)
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def _started_in(run: Path) -> Path:
-    """The folder that a run was started in, as far as the summary's relative path of the run folder tells."""
-    noted = Path(read_run(run).summary["run"])
-    folder = run.resolve()
-    known = not noted.is_absolute() and folder.parts[-len(noted.parts) :] == noted.parts
-    return folder.parents[len(noted.parts) - 1] if known else Path()
-
-
-def export(run: Path, folder: Path, root: Path | None = None) -> dict[str, float]:
+def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]:
     """Export a run's best checkpoint, calibrated, and check every exported form against the network itself.
 
     Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
     ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities.
 
     Args:
-        run: The run folder.
+        run: The run.
         folder: Where to export to; made, or replaced if it is an earlier export.
         root: Where the images that it was trained on are now; None looks where they were.
 
@@ -118,9 +74,9 @@ def export(run: Path, folder: Path, root: Path | None = None) -> dict[str, float
     for package in ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
-    source = read_run(run)
-    model = load_classifier(source.checkpoint)
-    data = load_data(run, root)
+    summary = run.summary
+    model = load_classifier(run.best)
+    data = run.load_data(root)
     dataset = data.val_set
     assert dataset is not None
     uncalibrated = evaluate(model, dataset, batch_size=64)
@@ -135,13 +91,13 @@ def export(run: Path, folder: Path, root: Path | None = None) -> dict[str, float
         "expected_calibration_error_before": before,
         "expected_calibration_error": expected_calibration_error(expected.probabilities, labels),
     }
-    config = describe(source.checkpoint, model, calibration)
+    config = describe(run.best, model, calibration)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
         new = Path(aside) / folder.name
         new.mkdir()
         differences = write_programs(model, config, new, dataset, expected)
-        write_model_card(new / CARD, folder.resolve().name, config, source.summary, expected, dataset, differences)
+        write_model_card(new / CARD, folder.resolve().name, config, summary, expected, dataset, differences)
         if folder.exists():
             folder.rename(Path(aside) / "replaced")
         new.rename(folder)
@@ -263,7 +219,7 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
 
     def command() -> None:
-        differences = export(options.run, options.folder, options.root)
+        differences = export(Run(options.run), options.folder, options.root)
         config = read_config(options.folder)
         for name, difference in differences.items():
             print(f"{name:<18} largest difference of a probability {difference:.1e}")

@@ -14,7 +14,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import to_pixels
 from lightning_modules.checkpoint import load_classifier, load_export
-from lightning_modules.commands.export import load_data
+from lightning_modules.run import Run
 from retrieval.app.drawing import DrawingStyle
 from retrieval.search import Vectors, nearest
 
@@ -78,7 +78,7 @@ class Recogniser:
         self._style: DrawingStyle | None = DrawingStyle(self._model.image_size, True, *MNIST_STYLE)
         self._features: Vectors | None = None
         self.train_set: ImageDataset | None = None
-        self._learning = Thread(target=self._learn_images, args=[path.absolute().parent.parent], daemon=True)
+        self._learning = Thread(target=self._learn_images, args=[Run.of_checkpoint(path)], daemon=True)
         if path.is_dir():
             self.note = "An exported classifier doesn't know its training images: a checkpoint shows similar ones."
             return
@@ -90,9 +90,9 @@ class Recogniser:
         if self._learning.is_alive():
             self._learning.join()
 
-    def _learn_images(self, run: Path) -> None:
+    def _learn_images(self, run: Run) -> None:
         try:
-            data = load_data(run)
+            data = run.load_data()
         except (UserError, OSError):
             self.note = "No similar images: the training images aren't found from the folder that this was started in."
             return

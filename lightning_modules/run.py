@@ -1,0 +1,142 @@
+"""The folder that a run leaves behind."""
+
+import contextlib
+import itertools
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from datamodules.augmentation import Augmentation
+from datamodules.base import ImageDataModule
+from datamodules.errors import UserError, reason
+from datamodules.splits import VAL, read_rows
+from lightning_modules.checkpoint import known_class, read_checkpoint
+
+FOLDERS = ("root", "val_root", "test_root")  # arguments of a datamodule that may be relative paths
+
+
+class Run:
+    """A run folder, ``runs/NAME/version_N``: where everything is in it.
+
+    Args:
+        folder: The folder, which need not be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.split = folder / "split.csv"
+        self.summary_file = folder / "summary.json"
+        self.checkpoints = folder / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def create(cls, root: Path, name: str, make: bool = True) -> Self:
+        """The first ``root/name/version_N`` that isn't there yet.
+
+        Args:
+            root: The folder of all runs.
+            name: The folder of the runs of this name.
+            make: Make the folder; otherwise this process only needs one to name.
+
+        Raises:
+            UserError: The folder can't be made.
+        """
+        for number in itertools.count():
+            run = cls(root / name / f"version_{number}")
+            try:
+                if make:
+                    run.folder.mkdir(parents=True)
+                return run
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(
+                    f"{run.folder}: {reason(error)}; name a folder for runs with --trainer.default_root_dir"
+                ) from error
+        raise AssertionError  # the loop has no end
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> Self:
+        """The run that a checkpoint lies in, if it lies in one."""
+        return cls(path.absolute().parent.parent)
+
+    def discard(self) -> None:
+        """Remove the folder, unless there is a checkpoint in it, and those above it that are empty then."""
+        if self.checkpoints.exists():
+            return
+        shutil.rmtree(self.folder)
+        for parent in self.folder.parents[:2]:
+            with contextlib.suppress(OSError):  # other runs are in it
+                parent.rmdir()
+
+    @property
+    def name(self) -> str:
+        """``custom_cnn/version_0``."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
+    def version(self) -> int:
+        """The N of ``version_N``."""
+        return int(self.folder.name.rpartition("_")[2])
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The result, as ``summary.json`` has it.
+
+        Raises:
+            UserError: It is no run folder, or its training hasn't ended, or the file is damaged.
+        """
+        for needed in (self.summary_file, self.split, self.best):
+            if not needed.is_file():
+                raise UserError(f"{self.folder}: no finished run ({needed.relative_to(self.folder)} is missing)")
+        try:
+            summary: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+            summary["history"], summary["val_accuracy"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.summary_file}: damaged ({error})") from error
+        return summary
+
+    @property
+    def validated(self) -> frozenset[tuple[str, str]]:
+        """The validation images, with their labels."""
+        return frozenset((name, label) for name, (label, subset) in read_rows(self.split).items() if subset == VAL)
+
+    def load_data(self, root: Path | None = None) -> ImageDataModule:
+        """The data that the run was trained on, with its split.
+
+        Args:
+            root: Where the images are now; None looks where they were: a relative folder below the current one, else
+                below the one that the run was started in.
+
+        Raises:
+            UserError: They aren't there, or aren't what they were.
+        """
+        checkpoint = read_checkpoint(self.best)
+        if "data_class" not in checkpoint:
+            raise UserError(f"{self.best}: doesn't say what it was trained on; it was not made by `fit`")
+        hparams = {**checkpoint["data_hparams"], "split_file": str(self.split)}
+        if root is not None:
+            if "root" not in hparams:
+                raise UserError(f"--data.root {root}: {checkpoint['data_class']} has no root; leave the option out")
+            hparams["root"] = str(root)
+        for name in FOLDERS:
+            if hparams.get(name) is not None and not Path(hparams[name]).exists():
+                there = self._started_in() / hparams[name]
+                hparams[name] = str(there) if there.exists() else hparams[name]
+        if hparams["augmentation"] is not None:
+            hparams["augmentation"] = Augmentation(**hparams["augmentation"])
+        data = known_class(ImageDataModule, checkpoint["data_class"], self.best)(**hparams)
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def _started_in(self) -> Path:
+        """The folder that the run was started in, as far as the summary's relative path of the run folder tells."""
+        noted = Path(self.summary["run"])
+        folder = self.folder.resolve()
+        known = not noted.is_absolute() and folder.parts[-len(noted.parts) :] == noted.parts
+        return folder.parents[len(noted.parts) - 1] if known else Path()
