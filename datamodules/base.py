@@ -1,10 +1,10 @@
 """The LightningDataModule that all collections share: split, batches, augmentation."""
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,12 @@ class ImageDataModule(LightningDataModule):
         augmentation: Augmentation | None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
+        taken = inspect.signature(type(self)).parameters
+        for name in self.hparams.keys() - taken.keys():
+            del self.hparams[name]
+        if "augmentation" in self.hparams and augmentation is not None:
+            self.hparams["augmentation"] = asdict(augmentation)
         if in_channels not in (1, 3):
             raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
         if not 0 < val_fraction < 1:
@@ -85,11 +91,6 @@ class ImageDataModule(LightningDataModule):
     def load_test(self) -> Collection | None:
         """Load the official test set; None where there is none."""
         return None
-
-    def plain_hparams(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, which a checkpoint may hold and the CLI can read."""
-        augmentation = self.augmentation and asdict(self.augmentation)
-        return {**self.hparams, "augmentation": augmentation}
 
     def choose_classes(self, available: list[str]) -> list[str]:
         """Those of the available classes that ``classes`` keeps, in its order.

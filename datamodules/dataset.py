@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from datamodules.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -23,6 +25,20 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
+
+
+def as_batch(batch: Any) -> Batch:
+    """What any datamodule yields, as a batch: ours, or images and labels as most of PyTorch's data sets have them.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        images, labels = batch
+        return Batch(images, labels, torch.full((len(labels),), -1))
+    raise UserError(f"a datamodule must yield a Batch, or images and labels, got {type(batch).__name__}")
 
 
 @dataclass(frozen=True)

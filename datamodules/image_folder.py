@@ -70,12 +70,19 @@ class ImageFolderDataModule(ImageDataModule):
         cache_dir: str | None = None,
         max_ram_share: float = 0.25,
     ) -> None:
-        super().__init__(in_channels, classes, val_fraction, split_seed, split_file, batch_size, augmentation)
+        super().__init__(
+            in_channels=in_channels,
+            classes=classes,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            split_file=split_file,
+            batch_size=batch_size,
+            augmentation=augmentation,
+        )
         if image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, got {image_size}")
         if on_unreadable not in ("error", "skip"):
             raise UserError(f"on_unreadable must be error or skip, got {on_unreadable!r}")
-        self.save_hyperparameters(ignore=["augmentation"], logger=False)
         self.root = Path(root)
         subsets = subset_folders(self.root)
         self.train_root = subsets.get("train", self.root)

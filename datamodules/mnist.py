@@ -47,8 +47,15 @@ class MNISTDataModule(ImageDataModule):
         batch_size: int = 64,
         augmentation: Augmentation | None = Augmentation(),
     ) -> None:
-        super().__init__(1, classes, val_fraction, split_seed, split_file, batch_size, augmentation)
-        self.save_hyperparameters(ignore=["augmentation"], logger=False)
+        super().__init__(
+            in_channels=1,
+            classes=classes,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            split_file=split_file,
+            batch_size=batch_size,
+            augmentation=augmentation,
+        )
         self.root = Path(root)
 
     @property

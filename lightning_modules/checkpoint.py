@@ -9,6 +9,7 @@ import torch
 
 import datamodules
 from datamodules.errors import UserError, reason
+from datamodules.imports import OPTION
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.recipe import Recipe
@@ -97,7 +98,8 @@ def known_class(base: type[T], class_path: str, path: Path) -> type[T]:
         known += cls.__subclasses__()
         if f"{cls.__module__}.{cls.__qualname__}" == class_path:
             return cls
-    raise UserError(f"{path}: made with {class_path}, which DigitDoodle doesn't have; import its module first")
+    module = class_path.rpartition(".")[0]
+    raise UserError(f"{path}: made with {class_path}, which isn't imported; add {OPTION} {module}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

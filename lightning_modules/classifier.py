@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from datamodules.base import run_seed
-from datamodules.dataset import Batch
+from datamodules.dataset import Batch, as_batch
 from datamodules.errors import UserError
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
@@ -62,6 +62,7 @@ class Classifier(LightningModule):
         if len(class_names) < 2:
             raise UserError(f"a classifier needs at least two classes, got {class_names}")
         self.recipe = recipe
+        self.optimizer_init: dict[str, Any] | None = None  # chosen on the command line, in place of the recipe's
         self.save_hyperparameters(logger=False)
         taken = inspect.signature(type(self)).parameters
         for name in self.hparams.keys() - taken.keys():
@@ -138,6 +139,7 @@ class Classifier(LightningModule):
         Raises:
             DivergedError: The loss is not finite.
         """
+        batch = as_batch(batch)
         logits = self(batch.images)
         loss = self.loss(logits, batch.labels)
         if not torch.isfinite(loss):
@@ -180,6 +182,7 @@ class Classifier(LightningModule):
         self._count("test", self.test_confusion, batch)
 
     def _count(self, subset: str, confusion: MulticlassConfusionMatrix, batch: Batch) -> None:
+        batch = as_batch(batch)
         with self.scoring():
             logits = self(batch.images)
             loss = self.loss(logits, batch.labels)
@@ -279,10 +282,14 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which classes made the checkpoint, so that it can be read without a config."""
         checkpoint["model_class"] = _class_path(self)
+        checkpoint.setdefault("hyper_parameters", dict(self.hparams))
+        if self.optimizer_init is not None:
+            checkpoint["optimizer_init"] = self.optimizer_init
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "plain_hparams"):
+        if datamodule is not None:
             checkpoint["data_class"] = _class_path(datamodule)
-            checkpoint["data_hparams"] = datamodule.plain_hparams()
+            if _is_plain(dict(datamodule.hparams)):
+                checkpoint["data_hparams"] = dict(datamodule.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint tells the same classes apart as the data have.
@@ -297,14 +304,21 @@ class Classifier(LightningModule):
                 f"but the data have {', '.join(self.class_names)}"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            if checkpoint.get("optimizer_init") != self.optimizer_init:
+                raise UserError(
+                    f"the checkpoint was trained with {_options(checkpoint.get('optimizer_init'))}, by which a resumed "
+                    f"run goes on, but this run has {_options(self.optimizer_init)}: give the same, or start a new run"
+                )
             before, now = (flat_recipe(hparams) for hparams in (checkpoint["hyper_parameters"], self.hparams))
-            for name in KEPT:
+            for name in KEPT if self.optimizer_init is None else ():
                 if before.get(name) != now.get(name):
                     raise UserError(
                         f"the checkpoint was trained with {name} {before.get(name)}, by which a resumed run goes on, "
                         f"but this run has {now.get(name)}: give the same one, or start a new run"
                     )
             planned = [state["total_steps"] for state in checkpoint["lr_schedulers"] if "total_steps" in state]
+            if self.optimizer_init is not None:
+                return
             steps = self.planned_steps()
             if self.recipe.schedule == "one_cycle" and planned != [steps]:
                 raise UserError(
@@ -312,6 +326,22 @@ class Classifier(LightningModule):
                     f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "
                     "or start a new run"
                 )
+
+
+def _options(optimizer_init: dict[str, Any] | None) -> str:
+    """An optimiser and schedule as they are given on the command line."""
+    if optimizer_init is None:
+        return "the recipe's optimiser"
+    return " ".join(f"--{name} {init}" for name, init in optimizer_init.items())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint that is read without running anything may hold a value."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
 
 
 def _class_path(instance: object) -> str:

@@ -1,17 +1,20 @@
 """The command line: Lightning's own, with the links, defaults and guards of this project."""
 
 import contextlib
+import inspect
 import json
 import math
 import sys
 import warnings
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import (
@@ -23,9 +26,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import datamodules
-from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, exit_status
 from datamodules.image_files import ImageFilesDataModule
+from datamodules.imports import HELP, import_modules
 from datamodules.optdigits import OptDigitsDataModule
 from datamodules.text import printable
 from datamodules.writing import check_output
@@ -50,6 +53,7 @@ SETTLED = (
     "The dirpath has changed from",  # a resumed run has a folder of its own
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
     "Checkpoint directory .* exists and is not empty",
+    ".*configure_optimizers` will be overridden by",  # as was asked for by --optimizer
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
@@ -87,9 +91,9 @@ class DigitDoodleCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},  # a logger of the user's own may keep its files elsewhere
-            auto_configure_optimizers=False,  # the recipe is the model's
             # Such checkpoints name a function to call when they are loaded; ours are read without running anything.
             load_from_checkpoint_support=False,
+            parser_kwargs={"epilog": f"--import MODULE: {HELP}."},
             args=args,
         )
 
@@ -156,11 +160,21 @@ class DigitDoodleCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.get("ckpt_path"):
             raise UserError(f"{self.subcommand} needs a trained network: give --ckpt_path …/checkpoints/best.ckpt")
+        if self.subcommand == "fit":
+            check_optimizer(config)
         for name in LINKS:
             if name in (config.model.get("init_args") or {}) and config.model.init_args[name] is not None:
                 raise UserError(f"model.{name} follows from the data and can't be set; remove it")
         if self.subcommand != "fit":
             self.save_config_callback = None
+
+    def instantiate_classes(self) -> None:
+        """Make datamodule, network and Trainer; the network notes an optimiser that is chosen in place of its own."""
+        super().instantiate_classes()
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.get("optimizer"):
+            chosen = {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
+            self.model.optimizer_init = {name: without_enums(init).as_dict() for name, init in chosen.items()}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
@@ -282,7 +296,45 @@ class SaveConfig(SaveConfigCallback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunReport):
                 callback.run.folder.mkdir(parents=True, exist_ok=True)
-                self.parser.save(self.config, callback.run.config, skip_none=False, overwrite=True)
+                config = without_enums(self.config)
+                self.parser.save(config, callback.run.config, skip_none=False, overwrite=True)
+
+
+def without_enums(value: Any) -> Any:
+    """A config with the values of enumerations in place of their members, which YAML doesn't know."""
+    if isinstance(value, Namespace):
+        plain = value.clone()
+        for name, part in vars(value).items():
+            setattr(plain, name, without_enums(part))
+        return plain
+    if isinstance(value, list):
+        return [without_enums(part) for part in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def check_optimizer(config: Any) -> None:
+    """Refuse an optimiser on the command line beside a recipe that isn't the network's default.
+
+    Raises:
+        UserError: Both say how to train; or there is a schedule without an optimiser.
+    """
+    if not config.get("optimizer"):
+        if config.get("lr_scheduler"):
+            raise UserError("--lr_scheduler is for an --optimizer: give both, or neither")
+        return
+    recipe = config.model.get("init_args", {}).get("recipe")
+    if recipe is None:
+        return
+    default = (
+        inspect.signature(known_class(Classifier, config.model.class_path, Path("--model")))
+        .parameters["recipe"]
+        .default
+    )
+    for name in ("optimizer", "schedule", "learning_rate", "weight_decay"):
+        if recipe[name] != getattr(default, name):
+            raise UserError(
+                f"--optimizer and model.recipe.{name} ({recipe[name]}) both say how to train: leave one of them out"
+            )
 
 
 def keep_integers(parser: LightningArgumentParser) -> None:
@@ -335,6 +387,11 @@ def _with_first_configs(args: list[str]) -> list[str]:
     return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
 
 
+def _with_imports(args: ArgsType) -> ArgsType:
+    given = sys.argv[1:] if args is None else args
+    return import_modules(given, ("--model", "--data")) if isinstance(given, list) else given
+
+
 def _path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -348,8 +405,8 @@ def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str) 
     if subcommand == "predict":
         data = f"{ImageFilesDataModule.__module__}.ImageFilesDataModule"
         config["data"] = {"class_path": data, "init_args": {"images": [], **contract}}
-    elif "data_class" in checkpoint:
-        known_class(ImageDataModule, checkpoint["data_class"], path)
+    elif "data_hparams" in checkpoint:
+        known_class(LightningDataModule, checkpoint["data_class"], path)
         config["data"] = {
             "class_path": checkpoint["data_class"],
             "init_args": checkpoint["data_hparams"],
@@ -382,4 +439,4 @@ def main(args: ArgsType = None) -> int:
     with warnings.catch_warnings():
         for message in SETTLED:
             warnings.filterwarnings("ignore", message)
-        return exit_status(lambda: DigitDoodleCLI(args))
+        return exit_status(lambda: DigitDoodleCLI(_with_imports(args)))

@@ -116,9 +116,9 @@ class Run:
             UserError: They aren't there, or aren't what they were.
         """
         checkpoint = read_checkpoint(self.best)
-        if "data_class" not in checkpoint:
-            raise UserError(f"{self.best}: doesn't say what it was trained on; it was not made by `fit`")
-        hparams = {**checkpoint["data_hparams"], "split_file": str(self.split)}
+        if "data_hparams" not in checkpoint:
+            raise UserError(f"{self.best}: doesn't say what it was trained on, or not in plain values")
+        hparams = dict(checkpoint["data_hparams"])
         if root is not None:
             if "root" not in hparams:
                 raise UserError(f"--data.root {root}: {checkpoint['data_class']} has no root; leave the option out")
@@ -127,9 +127,10 @@ class Run:
             if hparams.get(name) is not None and not Path(hparams[name]).exists():
                 there = self._started_in() / hparams[name]
                 hparams[name] = str(there) if there.exists() else hparams[name]
-        if hparams["augmentation"] is not None:
+        if hparams.get("augmentation") is not None:
             hparams["augmentation"] = Augmentation(**hparams["augmentation"])
         data = known_class(ImageDataModule, checkpoint["data_class"], self.best)(**hparams)
+        data.split_file = str(self.split)
         data.prepare_data()
         data.setup("fit")
         return data

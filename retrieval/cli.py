@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError, exit_status
 from datamodules.figures import check_figure, save_figure
+from datamodules.imports import HELP, OPTION, import_modules
 from datamodules.text import printable
 from datamodules.writing import atomic_write, check_output
 
@@ -24,8 +25,12 @@ WORST = 5  # queries in the picture of `evaluate`
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(args)
-    return exit_status(lambda: options.command(options))
+
+    def command() -> None:
+        options = _parser().parse_args(import_modules(sys.argv[1:] if args is None else args))
+        options.command(options)
+
+    return exit_status(command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the index is kept (.digitdoodle.sqlite in the folder): another file, or a collection of Milvus, "
         "http://HOST:PORT/COLLECTION, with the token in the environment variable MILVUS_TOKEN",
     )
+    common.add_argument(OPTION, metavar="MODULE", help=HELP)
     common.add_argument("--json", action="store_true", help="print JSON, one object a line")
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
     encoder.add_argument(

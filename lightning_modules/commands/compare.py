@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from datamodules.errors import exit_status
 from datamodules.figures import check_figure, save_figure
+from datamodules.imports import HELP, OPTION, import_modules
 from datamodules.text import printable, short_name
 from datamodules.writing import atomic_write, check_output
 from lightning_modules.checkpoint import load_classifier
@@ -130,9 +131,10 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("comparison.csv"), help="the table as CSV (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the curves (%(default)s)")
-    options = parser.parse_args(args)
+    parser.add_argument(OPTION, metavar="MODULE", help=HELP)
 
     def command() -> None:
+        options = parser.parse_args(import_modules(sys.argv[1:] if args is None else args))
         check_output(options.output)
         check_figure(options.figure)
         runs = [Run(folder) for folder in options.runs]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError, exit_status
+from datamodules.imports import HELP, OPTION, import_modules
 from datamodules.loading import batches
 from lightning_modules.calibration import expected_calibration_error, fit_temperature
 from lightning_modules.checkpoint import (
@@ -216,9 +217,10 @@ def main(args: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the images that it was trained on are now (default: where they were)",
     )
-    options = parser.parse_args(args)
+    parser.add_argument(OPTION, metavar="MODULE", help=HELP)
 
     def command() -> None:
+        options = parser.parse_args(import_modules(sys.argv[1:] if args is None else args))
         differences = export(Run(options.run), options.folder, options.root)
         config = read_config(options.folder)
         for name, difference in differences.items():

@@ -1,0 +1,56 @@
+"""Import modules of the user's own, so that their classes can be named on a command line."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from datamodules.errors import UserError
+
+OPTION = "--import"
+HELP = "import a module of your own first, such as --import mynet; can be given several times"
+OURS = ("datamodules.", "lightning_modules.", "retrieval.", "lightning.", "torch.")
+
+
+def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list[str]:
+    """Import the modules that a command line names; nothing else does, least of all a checkpoint.
+
+    Args:
+        args: The arguments of a command.
+        class_options: Options whose value may be a class with its module, such as ``--model mynet.MLP``.
+
+    Returns:
+        The arguments without ``--import MODULE``.
+
+    Raises:
+        UserError: There is no such module.
+    """
+    others: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
+        option, equals, value = arg.partition("=")
+        if option == OPTION:
+            module = value if equals else next(waiting, "")
+            if not module:
+                raise UserError(f"{OPTION}: name a module, such as {OPTION} mynet")
+            _import(module, f"{OPTION} {module}")
+            continue
+        if others and others[-1] in class_options:
+            option, value = others[-1], arg
+        if option in class_options and "." in value and not value.startswith(OURS) and value.isprintable():
+            module = value.rpartition(".")[0]
+            if all(part.isidentifier() for part in module.split(".")):
+                _import(module, f"{option} {value}")
+        others.append(arg)
+    return others
+
+
+def _import(module: str, given: str) -> None:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports something that isn't
+        raise UserError(f"{given}: no module {module} in the current folder, nor is one installed") from error
