@@ -13,11 +13,11 @@ from datamodules.imports import OPTION
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.recipe import Recipe
-from lightning_modules.weights import read_torch_file, read_weights
+from lightning_modules.weights import WEIGHTS, read_torch_file, read_weights
 
 T = TypeVar("T")
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of an exported folder
+CONFIG = "config.json"  # of an exported folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -21,6 +22,7 @@ from datamodules.dataset import Batch, as_batch
 from datamodules.errors import UserError
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
+from lightning_modules.weights import first_mismatch
 
 # What an optimiser and its schedule go on with when a run is resumed, whatever the new run says.
 KEPT = ("optimizer", "schedule", "learning_rate", "backbone_learning_rate", "weight_decay")
@@ -276,13 +278,35 @@ class Classifier(LightningModule):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[1].strip()
-            raise UserError(f"the weights don't fit this {type(self).__name__}: {reason}") from error
+            raise UserError(f"the weights don't fit this {type(self).__name__}: {first_mismatch(error)}") from error
+
+    def start_from(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load the weights to start from; where they tell other classes apart, the head stays new, and that is said.
+
+        Args:
+            state: A state dict of this network.
+            source: Where it comes from, for what is said.
+
+        Raises:
+            UserError: They are those of another network.
+        """
+        own = self.state_dict()
+        kept = {name: value for name, value in state.items() if name != "temperature"}
+        if any(name.startswith("head.") and own[name].shape != kept[name].shape for name in own.keys() & kept.keys()):
+            rank_zero_info(f"{source}: the weights tell other classes apart; those of the head are new.")
+            kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
+        heads = {name: value for name, value in own.items() if name.startswith("head.") or name == "temperature"}
+        try:
+            super().load_state_dict({**heads, **kept})
+        except RuntimeError as error:
+            raise UserError(f"{source}: not the weights of a {type(self).__name__}: {first_mismatch(error)}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which classes made the checkpoint, so that it can be read without a config."""
         checkpoint["model_class"] = _class_path(self)
-        checkpoint.setdefault("hyper_parameters", dict(self.hparams))
+        checkpoint["hyper_parameters"] = dict(self.hparams)
+        if "weights" in self.hparams:  # those to start from are those in the checkpoint now
+            checkpoint["hyper_parameters"]["weights"] = None
         if self.optimizer_init is not None:
             checkpoint["optimizer_init"] = self.optimizer_init
         datamodule = getattr(self.trainer, "datamodule", None)

@@ -37,13 +37,13 @@ from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
-from lightning_modules.checkpoint import WEIGHTS, known_class, read_checkpoint, read_config
+from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
 from lightning_modules.commands.predict import predict_files, write_predictions
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.networks import CustomCNN
 from lightning_modules.run import Run
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import WEIGHTS, read_weights
 
 # Lightning warns of these; each is as it should be.
 SETTLED = (

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from datamodules.errors import UserError, reason
 
+WEIGHTS = "model.safetensors"  # of an exported folder
+
 
 def read_torch_file(path: Path) -> Any:
     """Read what ``torch.save`` wrote, onto the CPU: tensors and plain values only.
@@ -44,7 +46,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             what = reason(error) if isinstance(error, OSError) else "no safetensors file, or one that is cut off"
             raise UserError(f"{path}: {what}") from error
-    state = read_torch_file(path)
+    return checked(read_torch_file(path), path)
+
+
+def checked(state: Any, path: Path) -> dict[str, Tensor]:
+    """Weights as they are.
+
+    Raises:
+        UserError: They are something else than tensors by name.
+    """
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: no weights; expected a state dict, tensors by name")
     return state
+
+
+def read_start(path: Path) -> dict[str, Tensor]:
+    """Read weights to start from: a state dict, a checkpoint of a run, or an exported folder.
+
+    Raises:
+        UserError: As ``read_weights``.
+    """
+    if path.is_dir():
+        return read_weights(path / WEIGHTS)
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    state = read_torch_file(path)
+    return checked(state["state_dict"] if isinstance(state, dict) and "state_dict" in state else state, path)
+
+
+def first_mismatch(error: RuntimeError) -> str:
+    """What ``load_state_dict`` found first."""
+    return str(error).strip().splitlines()[1].strip()[:200]

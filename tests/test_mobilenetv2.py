@@ -191,7 +191,7 @@ def write_truncated(path, backbone):
         (
             "w.pth",
             lambda path, _: torch.save(timm.create_model("resnet10t").state_dict(), path),
-            "no weights of mobile",
+            "not the weights of mobile",
         ),
         ("w.pth", lambda path, backbone: torch.save({**backbone, "x": Intruder()}, path), "could run code"),
         ("w.pth", lambda path, backbone: torch.save([1, 2], path), "tensors by name"),

@@ -21,7 +21,6 @@ from datamodules.loading import batches
 from lightning_modules.calibration import expected_calibration_error, fit_temperature
 from lightning_modules.checkpoint import (
     CONFIG,
-    WEIGHTS,
     load_classifier,
     load_export,
     read_checkpoint,
@@ -31,6 +30,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.model_card import write_model_card
 from lightning_modules.run import Run
+from lightning_modules.weights import WEIGHTS
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
 FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}

@@ -1,11 +1,14 @@
 """Our own network: small, fast on a CPU, more accurate than the reference."""
 
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.recipe import Recipe
+from lightning_modules.weights import read_start
 
 
 class CustomCNN(Classifier):
@@ -21,6 +24,7 @@ class CustomCNN(Classifier):
         image_size: Side of the square images that the datamodule yields, in pixels.
         input_size: Side that the network resizes them to, in pixels, at least 23.
         width: Channels of the first convolution; the others are 1.5, 2, 4 and 4 times as wide.
+        weights: What to start from: a checkpoint or an export of such a network; null is nothing.
         recipe: How it is trained.
 
     Raises:
@@ -34,6 +38,7 @@ class CustomCNN(Classifier):
         image_size: int,
         input_size: int = 28,
         width: int = 32,
+        weights: str | None = None,
         recipe: Recipe = Recipe(learning_rate=0.2, weight_decay=1e-3, label_smoothing=0.1, optimizer="sgd"),
     ) -> None:
         super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
@@ -50,6 +55,8 @@ class CustomCNN(Classifier):
             _block(4 * width, 4 * width, 1),  # 2
         )
         self.head = nn.Linear(4 * width, len(class_names))
+        if weights is not None:
+            self.start_from(read_start(Path(weights)), weights)
 
     def forward_maps(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 4 * width, h, w), float."""

@@ -1,11 +1,14 @@
 """The reference work's network, to compare with."""
 
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.recipe import Recipe
+from lightning_modules.weights import read_start
 
 
 class ReferenceCNN(Classifier):
@@ -18,6 +21,7 @@ class ReferenceCNN(Classifier):
         class_names: Names of the classes, in the order of the outputs.
         in_channels: Channels of the data: 1 for grey, 3 for colour.
         image_size: Side of the square images, in pixels; the dense layer's size follows from it.
+        weights: What to start from: a checkpoint or an export of such a network; null is nothing.
         recipe: How it is trained.
 
     Raises:
@@ -29,6 +33,7 @@ class ReferenceCNN(Classifier):
         class_names: list[str],
         in_channels: int,
         image_size: int,
+        weights: str | None = None,
         recipe: Recipe = Recipe(schedule="constant"),
     ) -> None:
         super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
@@ -55,6 +60,8 @@ class ReferenceCNN(Classifier):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if weights is not None:
+            self.start_from(read_start(Path(weights)), weights)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 128), float."""

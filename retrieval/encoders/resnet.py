@@ -17,7 +17,7 @@ from datamodules.errors import UserError, reason
 from datamodules.images import to_pixels
 from lightning_modules.hardware import fastest_memory_format, full_precision
 from lightning_modules.preprocessing import Preprocessing
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import first_mismatch, read_weights
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -64,8 +64,7 @@ class ResNetEncoder(Encoder):
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            what = str(error).strip().splitlines()[1].strip()
-            raise UserError(f"{self.source}: not the weights of a {name}: {what}") from error
+            raise UserError(f"{self.source}: not the weights of a {name}: {first_mismatch(error)}") from error
 
         node = "layer4" if layer == "avgpool" else layer  # whose average avgpool is
         known = [part for part, _ in network.named_modules() if part.startswith(("relu", "maxpool", "layer"))]
