@@ -48,7 +48,12 @@ def test_a_variant_that_timm_does_not_have_names_some_that_are_like_it():
 
 
 @pytest.mark.parametrize(
-    "network", [["CustomCNN"], ["ReferenceCNN"], ["TimmClassifier", "--model.variant", "test_resnet"]]
+    "network",
+    [
+        ["CustomCNN"],
+        ["ReferenceCNN"],
+        ["TimmClassifier", "--model.variant", "test_resnet", "--model.backbone_learning_rate", "1e-12"],
+    ],
 )
 def test_any_network_starts_from_weights_of_its_own_kind(workplace, capsys, caplog, network):
     size = ["--model.input_size", "64"] if network[0] == "TimmClassifier" else []
