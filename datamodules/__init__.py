@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.augmentation import Augmentation as Augmentation
+    from datamodules.augmentation import BaseAugmentation as BaseAugmentation
     from datamodules.base import ImageDataModule as ImageDataModule
     from datamodules.dataset import Batch as Batch
     from datamodules.errors import UserError as UserError
     from datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from datamodules.mnist import MNISTDataModule as MNISTDataModule
     from datamodules.optdigits import OptDigitsDataModule as OptDigitsDataModule
+    from datamodules.torchvision_augmentation import TorchvisionAugmentation as TorchvisionAugmentation
 
 _MODULES = {
     "Augmentation": "augmentation",
+    "BaseAugmentation": "augmentation",
     "Batch": "dataset",
     "ImageDataModule": "base",
     "UserError": "errors",
     "ImageFolderDataModule": "image_folder",
     "MNISTDataModule": "mnist",
     "OptDigitsDataModule": "optdigits",
+    "TorchvisionAugmentation": "torchvision_augmentation",
 }
 
 __all__ = sorted(_MODULES)

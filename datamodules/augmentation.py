@@ -1,6 +1,7 @@
 """Random rotation, zoom, translation, bending and contrast of a whole batch, each image by its own parameters."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,45 @@ from datamodules.errors import UserError
 NODES = 5  # an image is bent by moving so many points across, and as many down
 
 
+class BaseAugmentation(ABC):
+    """How training images are varied: a frozen dataclass of plain values, so that a checkpoint can hold it."""
+
+    @abstractmethod
+    def draw(self, seed: int, epoch: int, count: int) -> Tensor:
+        """Draw the parameters of every sample of a training set for one epoch; they must follow from these alone.
+
+        Args:
+            seed: Of the run.
+            epoch: From 0.
+            count: N, how many samples there are.
+
+        Returns:
+            (N, P), a row for each sample.
+        """
+
+    @abstractmethod
+    def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Augment a batch on its device.
+
+        Args:
+            images: (B, C, H, W), uint8.
+            parameters: (B, P), one row of ``draw`` an image, on the CPU.
+
+        Returns:
+            (B, C, H, W), float32 in [0, 1].
+        """
+
+
+def philox(seed: int, epoch: int) -> np.random.Generator:
+    """Random numbers that follow from seed and epoch alone.
+
+    The generator is counter-based (Philox; Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405).
+    """
+    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
+
+
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(BaseAugmentation):
     """What training images are varied by; the names and meanings are those of torchvision's transforms.
 
     The same as ``RandomAffine(degrees, translate, scale, BILINEAR, fill)`` and then ``ColorJitter(contrast)`` on
@@ -57,19 +95,17 @@ class Augmentation:
         """Draw the parameters of every sample of a training set for one epoch.
 
         They follow from (seed, epoch, sample) alone: neither batch size, number of processes nor a resume changes
-        what a sample looks like in an epoch. The generator is counter-based (Philox; Salmon et al. 2011,
-        https://doi.org/10.1145/2063384.2063405).
+        what a sample looks like in an epoch.
 
         Returns:
             (count, 5), float32: angle in degrees (counter-clockwise negative, as in torchvision), shifts in x and y
             as fractions of the side, zoom factor, contrast factor. Where images are bent, (count, 55): then how far
             each of the 5 × 5 points is moved in x, and in y, in the same fractions.
         """
-        generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)))
         moved = [self.elastic] * (2 * NODES**2 if self.elastic else 0)
         low = [-self.degrees, *(-t for t in self.translate), self.scale[0], 1 - self.contrast, *(-m for m in moved)]
         high = [self.degrees, *self.translate, self.scale[1], 1 + self.contrast, *moved]
-        drawn = generator.random((count, len(low)), dtype=np.float32)
+        drawn = philox(seed, epoch).random((count, len(low)), dtype=np.float32)
         return torch.from_numpy((np.array(low) + drawn * (np.array(high) - low)).astype(np.float32))
 
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import BaseAugmentation
 from datamodules.dataset import Batch, Collection, ImageDataset
 from datamodules.errors import UserError
 from datamodules.loading import batches
@@ -47,7 +47,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: int,
         split_file: str | None,
         batch_size: int,
-        augmentation: Augmentation | None,
+        augmentation: BaseAugmentation | None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -55,7 +55,10 @@ class ImageDataModule(LightningDataModule):
         for name in self.hparams.keys() - taken.keys():
             del self.hparams[name]
         if "augmentation" in self.hparams and augmentation is not None:
-            self.hparams["augmentation"] = asdict(augmentation)
+            if not is_dataclass(augmentation):
+                raise UserError(f"{type(augmentation).__name__} must be a dataclass: a checkpoint keeps its settings")
+            path = f"{type(augmentation).__module__}.{type(augmentation).__qualname__}"
+            self.hparams["augmentation"] = {"class_path": path, "init_args": asdict(augmentation)}
         if in_channels not in (1, 3):
             raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
         if not 0 < val_fraction < 1:

@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from PIL import ImageChops
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.cache import DecodedImages, default_cache_dir, load_images
 from datamodules.dataset import Collection
@@ -65,7 +65,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: int = 42,
         split_file: str | None = None,
         batch_size: int = 64,
-        augmentation: Augmentation | None = Augmentation(),
+        augmentation: BaseAugmentation | None = Augmentation(),
         on_unreadable: str = "error",
         cache_dir: str | None = None,
         max_ram_share: float = 0.25,

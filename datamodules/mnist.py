@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 from torchvision.datasets import MNIST
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.dataset import Collection
 from datamodules.errors import UserError
@@ -45,7 +45,7 @@ class MNISTDataModule(ImageDataModule):
         split_seed: int = 42,
         split_file: str | None = None,
         batch_size: int = 64,
-        augmentation: Augmentation | None = Augmentation(),
+        augmentation: BaseAugmentation | None = Augmentation(),
     ) -> None:
         super().__init__(
             in_channels=1,

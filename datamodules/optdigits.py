@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.dataset import Collection
 from datamodules.splits import pixel_digests
@@ -33,7 +33,7 @@ class OptDigitsDataModule(ImageDataModule):
         split_seed: int = 42,
         split_file: str | None = None,
         batch_size: int = 64,
-        augmentation: Augmentation | None = Augmentation(),
+        augmentation: BaseAugmentation | None = Augmentation(),
     ) -> None:
         super().__init__(
             in_channels=1,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, reason
 from datamodules.splits import VAL, read_rows
@@ -128,12 +128,19 @@ class Run:
                 there = self._started_in() / hparams[name]
                 hparams[name] = str(there) if there.exists() else hparams[name]
         if hparams.get("augmentation") is not None:
-            hparams["augmentation"] = Augmentation(**hparams["augmentation"])
+            hparams["augmentation"] = self._build_augmentation(hparams["augmentation"])
         data = known_class(ImageDataModule, checkpoint["data_class"], self.best)(**hparams)
         data.split_file = str(self.split)
         data.prepare_data()
         data.setup("fit")
         return data
+
+    def _build_augmentation(self, described: dict[str, Any]) -> BaseAugmentation:
+        if "class_path" not in described:  # as it was when there was one augmentation
+            return Augmentation(**described)
+        base: Any = BaseAugmentation
+        augmentation: BaseAugmentation = known_class(base, described["class_path"], self.best)(**described["init_args"])
+        return augmentation
 
     def _started_in(self) -> Path:
         """The folder that the run was started in, as far as the summary's relative path of the run folder tells."""

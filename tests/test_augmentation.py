@@ -3,7 +3,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from datamodules import Augmentation, UserError
+from datamodules import Augmentation, TorchvisionAugmentation, UserError
 from datamodules.augmentation import NODES, bend
 
 STRONG = Augmentation(degrees=40, translate=(0.2, 0.1), scale=(0.7, 1.4), contrast=0.5)
@@ -114,3 +114,38 @@ def test_nothing_is_ever_flipped():
 def test_a_range_that_makes_no_sense_is_a_clear_error(options, message):
     with pytest.raises(UserError, match=message):
         Augmentation(**options)
+
+
+def test_transforms_of_torchvision_vary_each_image_by_its_own_seed():
+    augmentation = TorchvisionAugmentation([{"RandomRotation": {"degrees": 40}}, {"ColorJitter": {"contrast": 0.5}}])
+    images = torch.randint(0, 256, (1, 1, 20, 20), dtype=torch.uint8).repeat(4, 1, 1, 1)
+    parameters = augmentation.draw(7, 3, 4)
+    state = torch.get_rng_state()
+    augmented = augmentation(images, parameters)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (augmented.shape, augmented.dtype) == ((4, 1, 20, 20), torch.float32)
+    assert augmented.min() >= 0
+    assert augmented.max() <= 1
+    assert not torch.equal(augmented[0], augmented[1])
+    torch.testing.assert_close(augmentation(images[1:], augmentation.draw(7, 3, 4)[1:]), augmented[1:])
+    assert not torch.equal(augmentation.draw(7, 4, 4), parameters)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([{"RandomRotatoin": {}}], "torchvision.transforms.v2 has no RandomRotatoin"),
+        ([{"functional": {}}], "has no functional"),
+        ([{"RandomRotation": {"angle": 4}}], "RandomRotation: .*angle"),
+        ([{"RandomRotation": {"degrees": -4}}], "RandomRotation: "),
+    ],
+)
+def test_a_transform_that_torchvision_does_not_have_is_a_clear_error(transforms, message):
+    with pytest.raises(UserError, match=message):
+        TorchvisionAugmentation(transforms)
+
+
+def test_transforms_must_leave_images_their_size():
+    augmentation = TorchvisionAugmentation([{"CenterCrop": {"size": 8}}])
+    with pytest.raises(UserError, match="must leave images their size"):
+        augmentation(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), augmentation.draw(0, 0, 2))

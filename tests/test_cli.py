@@ -473,8 +473,8 @@ def test_augmentation_can_be_set_in_parts_or_switched_off(workplace, capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--config", TINY, "--data.augmentation.degrees", "33", "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["data"]["init_args"]["augmentation"]["degrees"] == 33
-    assert config["data"]["init_args"]["augmentation"]["contrast"] == 0.1
+    assert config["data"]["init_args"]["augmentation"]["init_args"]["degrees"] == 33
+    assert config["data"]["init_args"]["augmentation"]["init_args"]["contrast"] == 0.1
     run(capsys, "fit", "--config", TINY, "--data.augmentation", "null", "--trainer.max_epochs", "1")
 
 
