@@ -19,7 +19,7 @@ IMAGES, LENGTH, QUERIES = 50_000, 512, 1_000
 OWN = 32  # directions in which most of the vectors differ; like features of images, they fill only a part of space
 K = 4
 BATCH = 256
-HEADER = {"encoder": "none", "weights": "none", "layer": "none", "preprocessing": "none", "source": "none"}
+HEADER = {"encoder": "none", "weights": "none", "layer": "none", "preprocessing": "none", "built": "none"}
 
 
 def run(options: Options) -> list[Measurement]:

@@ -36,7 +36,7 @@ def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list
             continue
         if others and others[-1] in class_options:
             option, value = others[-1], arg
-        if option in class_options and "." in value and not value.startswith(OURS) and value.isprintable():
+        if option in class_options and not value.startswith(OURS) and not Path(value).exists():
             module = value.rpartition(".")[0]
             if all(part.isidentifier() for part in module.split(".")):
                 _import(module, f"{option} {value}")

@@ -27,7 +27,8 @@ def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
 
     def command() -> None:
-        options = _parser().parse_args(import_modules(sys.argv[1:] if args is None else args))
+        given = import_modules(sys.argv[1:] if args is None else args, ("--encoder",))
+        options = _parser().parse_args(given)
         options.command(options)
 
     return exit_status(command)
@@ -46,11 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
     encoder.add_argument(
         "--encoder",
-        metavar="NAME|CKPT",
-        help="resnet18, resnet34, resnet50, resnet101, resnet152, or a checkpoint or exported folder of "
-        "`python -m lightning_modules`",
+        metavar="NAME|CKPT|CLASS",
+        help="resnet18, resnet34, resnet50, resnet101, resnet152, timm:NAME for any network of timm, a checkpoint or "
+        "exported folder of `python -m lightning_modules`, or a class of your own such as mynet.MyEncoder",
     )
-    encoder.add_argument("--weights", metavar="FILE", help="state dict of the ResNet (torchvision downloads its own)")
+    encoder.add_argument("--weights", metavar="FILE", help="state dict of the network (without it, downloaded once)")
     encoder.add_argument("--layer", help="avgpool, or the maps that are averaged instead, such as layer3")
     encoder.add_argument(
         "--preprocessing",

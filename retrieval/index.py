@@ -20,6 +20,7 @@ from datamodules.images import ImageError, decode_image, find_images, no_images,
 from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoders.base import Encoder, Pixels
+from retrieval.encoders.registry import describe_encoder
 from retrieval.process_group import Team
 from retrieval.search import Vectors
 from retrieval.stores.base import MissingIndexError, Record, Store
@@ -382,7 +383,7 @@ def _open_store(location: Location, encoder: Encoder, make: bool = False) -> Sto
     """
     if make:
         dimension = 0 if isinstance(location, Path) else encoder.dimension
-        store = open_store(location, {**encoder.identity, "source": encoder.source}, dimension)
+        store = open_store(location, describe_encoder(encoder), dimension)
     else:
         store = open_store(location)
     for key, value in encoder.identity.items():

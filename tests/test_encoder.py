@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
 from datamodules.errors import UserError
+from datamodules.images import read_image
 from retrieval.encoders.classifier import ClassifierEncoder
-from retrieval.encoders.registry import build_encoder
+from retrieval.encoders.registry import build_encoder, describe_encoder, rebuild_encoder
 from retrieval.encoders.resnet import ResNetEncoder
 from tests.conftest import draw_photo
 
@@ -144,7 +146,7 @@ def test_without_internet_the_error_names_the_ways_on(tmp_path, monkeypatch):
         ({"layer": "fc"}, "has no maps at fc"),
         ({"name": "resnet34"}, "not the weights of a resnet34: Missing key"),
         ({"weights": "missing.pth"}, "missing.pth: no such file"),
-        ({"device": "warp"}, "device warp: not to be had here"),
+        ({"device": "warp"}, "device warp: not available here"),
         ({"preprocessing": "none"}, "preprocessing must be weights or plain, got none"),
     ],
 )
@@ -174,7 +176,7 @@ def test_a_classifier_is_an_encoder(trained):
     regions = encoder.similarity_map(images[0], vectors[1])
     np.testing.assert_allclose(regions.sum(), vectors[0] @ vectors[1], rtol=1e-4)
     assert encoder.box(30, 20) == (0, 0, 30, 20)
-    with pytest.raises(UserError, match="is a classifier: weights, layer and preprocessing are for a ResNet"):
+    with pytest.raises(UserError, match="ClassifierEncoder takes no --layer: leave it out"):
         build_encoder(str(trained / "checkpoints" / "best.ckpt"), layer="layer3")
 
 
@@ -197,3 +199,38 @@ def test_a_gpu_finds_the_neighbours_that_full_precision_finds(shared):
         vectors[device] = encoder.encode([encoder.prepare(read_image(path, 3)) for path in paths])
     nearest = {device: (v @ v.T - 2 * np.eye(len(v))).argmax(axis=1) for device, v in vectors.items()}
     assert (nearest["cpu"] == nearest["cuda"]).mean() > 0.99
+
+
+@pytest.fixture(scope="session")
+def timm_weights(tmp_path_factory):
+    """Weights of small networks of timm that have learnt nothing."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("timm")
+    for name in ("test_resnet", "test_efficientnet", "test_vit"):
+        torch.save(timm.create_model(name).state_dict(), folder / f"{name}.pth")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_any_network_of_timm_is_an_encoder(photos, timm_weights, name):
+    encoder = build_encoder(f"timm:{name}", weights=str(timm_weights / f"{name}.pth"))
+    again = rebuild_encoder(describe_encoder(encoder))
+    assert again.identity == encoder.identity
+    images = [encoder.prepare(read_image(path, 3)) for path in sorted(photos.glob("*/*.jpg"))]
+    vectors = encoder.encode(images)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(again.encode(images), vectors)
+    if name == "test_vit":
+        with pytest.raises(UserError, match="features of timm:test_vit are not an average over positions"):
+            encoder.similarity_map(images[0], vectors[1])
+    else:
+        assert encoder.similarity_map(images[0], vectors[1]).sum() == pytest.approx(vectors[0] @ vectors[1], abs=1e-4)
+
+
+def test_a_network_that_timm_does_not_have_is_a_clear_error(timm_weights):
+    with pytest.raises(UserError, match="timm has no network resnet19"):
+        build_encoder("timm:resnet19")
+    with pytest.raises(UserError, match=r"test_vit.pth: not the weights of test_resnet"):
+        build_encoder("timm:test_resnet", weights=str(timm_weights / "test_vit.pth"))
+    with pytest.raises(UserError, match="TimmEncoder takes no --layer: leave it out"):
+        build_encoder("timm:test_resnet", layer="layer1")

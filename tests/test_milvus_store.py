@@ -132,7 +132,7 @@ def test_an_index_of_a_newer_version_is_refused(address, monkeypatch):
     with monkeypatch.context() as patch:
         make(address).close()
         patch.setattr("retrieval.stores.milvus.SCHEMA", 0)
-        with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 1, this one knows 0\)"):
+        with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 2, this one knows 0\)"):
             open_store(address)
 
 

@@ -274,7 +274,7 @@ def weights_of(place):
     from retrieval.stores.sqlite import SQLiteStore
 
     with SQLiteStore(place / "photos" / ".digitdoodle.sqlite") as store:
-        return store.header["source"]
+        return json.loads(store.header["built"])["arguments"]["weights"]
 
 
 def test_an_index_whose_encoder_is_gone_says_so(indexed, resnet_weights, capsys):
@@ -282,7 +282,7 @@ def test_an_index_whose_encoder_is_gone_says_so(indexed, resnet_weights, capsys)
     run(capsys, "index", "photos", "--index", "own.sqlite", "--encoder", "resnet18", "--weights", str(moved))
     (indexed / "own.pth").unlink()
     err = failure(capsys, "query", "sky_30.jpg", "--database", "photos", "--index", "own.sqlite")
-    assert "the encoder that made the index can't be had" in err
+    assert "the encoder that made the index isn't available" in err
     assert "own.pth: no such file" in err
 
 

@@ -1,10 +1,14 @@
 """What an index in a SQLite file has to withstand."""
 
+import contextlib
+import json
 import sqlite3
 
+import numpy as np
 import pytest
 
 from datamodules.errors import UserError
+from retrieval.stores.base import migrate
 from retrieval.stores.sqlite import SQLiteStore
 from tests.test_store import HEADER, VECTORS, fill, record
 
@@ -70,7 +74,7 @@ def test_an_index_of_a_newer_version_is_refused(store, location):
     store.close()
     with sqlite3.connect(location) as newer:
         newer.execute("PRAGMA user_version = 99")
-    with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 99, this one knows 1\)"):
+    with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 99, this one knows 2\)"):
         SQLiteStore(location)
 
 
@@ -110,3 +114,44 @@ def test_a_vector_goes_with_the_last_file_that_needs_it(store, location):
         store.tidy()
         with sqlite3.connect(location) as reader:
             assert reader.execute("SELECT count(*) FROM contents").fetchone() == (left,)
+
+
+SCHEMA_1 = """
+CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE contents (digest BLOB PRIMARY KEY, width INT NOT NULL, height INT NOT NULL, vector BLOB NOT NULL) STRICT;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, size INT NOT NULL, mtime_ns INT NOT NULL,
+    digest BLOB REFERENCES contents, label TEXT, error TEXT
+) STRICT;
+CREATE INDEX images_by_digest ON images (digest);
+INSERT INTO header VALUES ('encoder', 'resnet18'), ('weights', 'abc'), ('layer', 'layer3'),
+    ('preprocessing', 'plain 224'), ('source', 'own.pth'), ('revision', '0A');
+INSERT INTO contents VALUES (x'00000000000000000000000000000001', 8, 6, x'0000803F00000000');
+INSERT INTO images VALUES (1, 'a/1.png', 5, 6, x'00000000000000000000000000000001', 'a', NULL);
+PRAGMA application_id = 1145335663;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_index_of_schema_1_opens(tmp_path, monkeypatch, writable):
+    location = tmp_path / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(location)) as connection:
+        connection.executescript(SCHEMA_1)
+    if not writable:
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    for _ in range(2):
+        with SQLiteStore(location) as store:
+            assert "source" not in store.header
+            arguments = {"name": "resnet18", "weights": "own.pth", "layer": "layer3", "preprocessing": "plain"}
+            assert json.loads(store.header["built"]) == {"class": "ResNetEncoder", "arguments": arguments}
+            assert store.header["weights"] == "abc"
+            ((hit,),) = store.search(np.array([[1, 0]], np.float32), 1, [None])
+            assert (hit.path, hit.distance) == ("a/1.png", 0)
+    with contextlib.closing(sqlite3.connect(location)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == (2 if writable else 1)
+
+
+def test_a_classifier_of_schema_1_is_known():
+    header = {"encoder": "CustomCNN", "weights": "w", "layer": "features", "preprocessing": "plain 28", "source": "b"}
+    assert json.loads(migrate(header)["built"]) == {"class": "ClassifierEncoder", "arguments": {"path": "b"}}

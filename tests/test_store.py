@@ -9,7 +9,7 @@ from retrieval.stores.base import Hit, MissingIndexError, Record
 from retrieval.stores.sqlite import SQLiteStore
 from tests.test_search import unit_vectors
 
-HEADER = {"encoder": "some", "weights": "w", "layer": "l", "preprocessing": "p", "source": "s"}
+HEADER = {"encoder": "some", "weights": "w", "layer": "l", "preprocessing": "p", "built": "s"}
 VECTORS = unit_vectors(6, 8)
 
 

@@ -25,7 +25,7 @@ class BatchingEncoder(Encoder):
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self.identity, self.source, self.channels = encoder.identity, encoder.source, encoder.channels
+        self.identity, self.arguments, self.channels = encoder.identity, encoder.arguments, encoder.channels
         self.device = encoder.device
         self._threads = torch.get_num_threads()
         workers = 2 if self.device.type == "cpu" and self._threads > 1 else 1
@@ -43,6 +43,10 @@ class BatchingEncoder(Encoder):
     def prepare(self, image: Image.Image) -> Pixels:
         """Cut and resize an image; (C, H, W), uint8."""
         return self._encoder.prepare(image)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D), float32."""
+        return self._encoder.features(pixels)
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D, h, w), float32."""

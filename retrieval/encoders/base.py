@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.errors import UserError
+from datamodules.images import to_pixels
 from lightning_modules.hardware import keep_freed_memory
 from retrieval.search import Vectors
 
@@ -25,14 +26,14 @@ class Encoder(ABC):
 
     Attributes:
         identity: What decides the vectors, as text: vectors of two encoders can be compared only if these are equal.
-        source: Where the weights come from: what builds the same encoder again.
+        arguments: What the constructor takes to build the same encoder again: plain values, kept in the index as JSON.
         channels: 1 if it takes grey images, 3 for colour.
         device: Where it computes.
         batch_size: Images at once that the device is fast with.
     """
 
     identity: dict[str, str]
-    source: str
+    arguments: dict[str, Any]
     channels: Literal[1, 3]
 
     def __init__(self, device: torch.device | str | None) -> None:
@@ -40,7 +41,7 @@ class Encoder(ABC):
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:  # torch raises either for a device that isn't there
-            raise UserError(f"device {device}: not to be had here; leave it open, or name cpu") from error
+            raise UserError(f"device {device}: not available here; leave it open, or name cpu") from error
         self.batch_size = 128 if self.device.type == "cuda" else 32
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -54,12 +55,18 @@ class Encoder(ABC):
         """Cut and resize an image; (C, H, W), uint8. Runs in many threads at once."""
 
     @abstractmethod
-    def maps(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 -> (B, D, h, w), float32: what the features are the average of, over positions."""
-
     def features(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D), float32."""
-        return self.maps(pixels).mean(dim=(2, 3))
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 -> (B, D, h, w), float32: what the features are the average of, over positions.
+
+        Raises:
+            UserError: They are no such average, so that no region can be said to make images similar.
+        """
+        raise UserError(
+            f"the features of {self.identity['encoder']} are not an average over positions: they can't be explained"
+        )
 
     @cached_property
     def dimension(self) -> int:
@@ -83,7 +90,8 @@ class Encoder(ABC):
         pixels = torch.from_numpy(np.stack(images)).to(self.device)
         vectors: Vectors = F.normalize(self.features(pixels).float(), dim=1).cpu().numpy()
         if not np.isfinite(vectors).all():
-            raise UserError(f"{self.source}: the network gives features that are not finite; its weights are no good")
+            name = self.arguments.get("weights") or self.arguments.get("path") or self.identity["encoder"]
+            raise UserError(f"{name}: the network gives features that are not finite; its weights are no good")
         return vectors
 
     @torch.inference_mode()
@@ -105,6 +113,43 @@ class Encoder(ABC):
         parts /= maps.mean(dim=(1, 2)).norm() * parts.numel()
         result: npt.NDArray[np.float32] = parts.cpu().numpy()
         return result
+
+
+class CroppingEncoder(Encoder):
+    """An encoder that sees a square of an image.
+
+    Args:
+        resize: What the smaller side is resized to, in pixels, before the centre is cut out; None squeezes the whole
+            image to the square.
+        side: Of the square, in pixels.
+        device: Where to compute; None takes the GPU if there is one.
+    """
+
+    def __init__(self, resize: int | None, side: int, device: torch.device | str | None) -> None:
+        super().__init__(device)
+        self.resize = resize
+        self.side = side
+
+    def box(self, width: int, height: int) -> Box:
+        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
+        if self.resize is None:
+            return 0, 0, width, height
+        # The square that torchvision's Resize(smaller side) and CenterCrop leave, in the image's own pixels.
+        small = min(width, height)
+        resized = [int(self.resize * side / small) for side in (width, height)]
+        corner = [round((side - self.side) / 2.0) for side in resized]
+        scale = (width / resized[0], height / resized[1])
+        return (
+            corner[0] * scale[0],
+            corner[1] * scale[1],
+            (corner[0] + self.side) * scale[0],
+            (corner[1] + self.side) * scale[1],
+        )
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Cut and resize an image in one resampling; (3, H, W), uint8."""
+        square = image.resize((self.side, self.side), Image.Resampling.BILINEAR, self.box(*image.size))
+        return to_pixels(square, self.side)
 
 
 def hash_weights(state: dict[str, Tensor]) -> str:

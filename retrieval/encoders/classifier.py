@@ -33,7 +33,7 @@ class ClassifierEncoder(Encoder):
         self._model.use_memory_format(self.device)
         self._model.to(self.device).requires_grad_(False)
         self.channels = 1 if self._model.in_channels == 1 else 3
-        self.source = os.path.abspath(path)  # noqa: PTH100 - keep symlinks
+        self.arguments = {"path": os.path.abspath(path)}  # noqa: PTH100 - keep symlinks
         self.identity = {
             "encoder": type(self._model).__name__,
             "weights": hash_weights(self._model.state_dict()),

@@ -1,57 +1,88 @@
 """Build an encoder by its name, or the one that made an index."""
 
+import inspect
+import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datamodules.errors import UserError
+from datamodules.imports import OPTION
 from retrieval.encoders.base import Encoder
-from retrieval.encoders.classifier import ClassifierEncoder
-from retrieval.encoders.resnet import DOWNLOADED, RESNETS, ResNetEncoder
+from retrieval.encoders.resnet import RESNETS, ResNetEncoder
+
+MODULES = {"ResNetEncoder": "resnet", "ClassifierEncoder": "classifier", "TimmEncoder": "timm"}  # timm takes a second
+TIMM = "timm:"
 
 
-def build_encoder(
-    encoder: str = "resnet50",
-    weights: str | Path | None = None,
-    layer: str = "avgpool",
-    preprocessing: Literal["weights", "plain"] = "weights",
-    device: str | None = None,
-) -> Encoder:
-    """A ``ResNetEncoder`` by name, or the ``ClassifierEncoder`` of a checkpoint or exported folder.
-
-    Raises:
-        UserError: There is neither, or as the two say.
-    """
-    if encoder in RESNETS or not Path(encoder).exists():
-        return ResNetEncoder(encoder, weights, layer, preprocessing, device)
-    if weights is not None or layer != "avgpool" or preprocessing != "weights":
-        raise UserError(f"{encoder} is a classifier: weights, layer and preprocessing are for a ResNet")
-    return ClassifierEncoder(encoder, device)
+def describe_encoder(encoder: Encoder) -> dict[str, str]:
+    """What an index keeps of its encoder: the identity, and as ``built`` the class and its arguments as JSON."""
+    cls = type(encoder)
+    name = f"{cls.__module__}.{cls.__qualname__}".removeprefix(f"{__package__}.{MODULES.get(cls.__name__)}.")
+    return {**encoder.identity, "built": json.dumps({"class": name, "arguments": encoder.arguments})}
 
 
-def rebuild_encoder(
-    header: Mapping[str, str],
-    weights: str | Path | None = None,
-    layer: str | None = None,
-    preprocessing: Literal["weights", "plain"] | None = None,
-    device: str | None = None,
-) -> Encoder:
-    """The encoder that made an index, from what its header says of it and, of a ResNet, what shall be otherwise.
+def build_encoder(encoder: str = "resnet50", device: str | None = None, **options: str) -> Encoder:
+    """An encoder by its name.
+
+    Args:
+        encoder: ``resnet18`` to ``resnet152`` of torchvision, ``timm:NAME``, a checkpoint or exported folder of ours,
+            or the class of an encoder that is imported, such as ``mynet.MyEncoder``.
+        device: Where to compute; None takes the GPU if there is one.
+        options: Others of its constructor's arguments: weights, layer, preprocessing.
 
     Raises:
-        UserError: Its weights aren't where they were, or it is no ResNet.
+        UserError: There is no such encoder, or it takes no such option, or as its class says.
     """
-    source = header["source"]
-    given = (weights, layer, preprocessing) != (None, None, None)
-    if header["encoder"] not in RESNETS and given:
-        raise UserError(f"{source} is a classifier: weights, layer and preprocessing are for a ResNet")
+    if encoder in RESNETS:
+        return _construct(ResNetEncoder, {"name": encoder, **options}, device)
+    if encoder.startswith(TIMM):
+        return _construct(_ours("TimmEncoder"), {"name": encoder.removeprefix(TIMM), **options}, device)
+    if Path(encoder).exists():
+        return _construct(_ours("ClassifierEncoder"), {"path": encoder, **options}, device)
+    own = _imported(encoder)
+    if own is not None:
+        return _construct(own, options, device)
+    return ResNetEncoder(encoder)  # which says what there is
+
+
+def rebuild_encoder(header: Mapping[str, str], device: str | None = None, **options: str) -> Encoder:
+    """The encoder that made an index, from what its header says of it, and what shall be otherwise.
+
+    Raises:
+        UserError: Its weights aren't where they were, its class isn't imported, or it takes no such option.
+    """
+    built = json.loads(header["built"])
+    cls = _ours(built["class"]) if built["class"] in MODULES else _imported(built["class"])
+    if cls is None:
+        module = built["class"].rpartition(".")[0]
+        raise UserError(f"the index was made with {built['class']}, which isn't imported; add {OPTION} {module}")
     try:
-        if header["encoder"] not in RESNETS:
-            return ClassifierEncoder(source, device)
-        before: Any = header["preprocessing"].partition(" ")[0]
-        weights = weights or (None if source == DOWNLOADED else source)
-        return ResNetEncoder(header["encoder"], weights, layer or header["layer"], preprocessing or before, device)
+        return _construct(cls, {**built["arguments"], **options}, device)
     except UserError as error:
-        if given:
+        if options:
             raise
-        raise UserError(f"the encoder that made the index can't be had: {error}") from error
+        raise UserError(f"the encoder that made the index isn't available: {error}") from error
+
+
+def _ours(name: str) -> type[Encoder]:
+    cls: type[Encoder] = getattr(import_module(f"{__package__}.{MODULES[name]}"), name)
+    return cls
+
+
+def _construct(cls: type[Encoder], arguments: dict[str, Any], device: str | None) -> Encoder:
+    taken = inspect.signature(cls).parameters
+    if unknown := ", ".join(f"--{name}" for name in arguments if name not in taken):
+        raise UserError(f"{cls.__name__} takes no {unknown}: leave it out")
+    return cls(**arguments, **({"device": device} if "device" in taken else {}))
+
+
+def _imported(class_path: str) -> type[Encoder] | None:
+    """An encoder that the user has imported: an index must not choose what is."""
+    known: list[Any] = [Encoder]
+    for cls in known:
+        known += cls.__subclasses__()
+        if f"{cls.__module__}.{cls.__qualname__}" == class_path:
+            return cls  # type: ignore[no-any-return]
+    return None

@@ -7,24 +7,21 @@ from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from datamodules.errors import UserError, reason
-from datamodules.images import to_pixels
 from lightning_modules.hardware import fastest_memory_format, full_precision
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.weights import first_mismatch, read_weights
-from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
+from retrieval.encoders.base import CroppingEncoder, hash_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-DOWNLOADED = "torchvision"  # the source of weights that come with no file of the user's
 
 
-class ResNetEncoder(Encoder):
+class ResNetEncoder(CroppingEncoder):
     """A ResNet of torchvision (He et al. 2015, https://arxiv.org/abs/1512.03385), cut off at a layer.
 
     Args:
@@ -36,7 +33,7 @@ class ResNetEncoder(Encoder):
         device: Where to compute; None takes the GPU if there is one.
 
     Raises:
-        UserError: There is no such network or layer, or the weights can't be had or don't fit.
+        UserError: There is no such network or layer, or the weights aren't available or don't fit.
     """
 
     channels: Literal[1, 3] = 3
@@ -49,14 +46,18 @@ class ResNetEncoder(Encoder):
         preprocessing: Literal["weights", "plain"] = "weights",
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(device)
         if name not in RESNETS:
-            raise UserError(f"unknown encoder {name}: expected {', '.join(RESNETS)}, or a checkpoint of `fit`")
+            raise UserError(
+                f"unknown encoder {name}: expected {', '.join(RESNETS)}, timm:NAME, or a checkpoint of `fit`"
+            )
         if preprocessing not in ("weights", "plain"):
             raise UserError(f"preprocessing must be weights or plain, got {preprocessing}")
         trained = get_model_weights(name).DEFAULT
         transforms = trained.transforms()
-        self.source = DOWNLOADED if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
+        resize, side = transforms.resize_size[0], transforms.crop_size[0]
+        super().__init__(resize if preprocessing == "weights" else None, side, device)
+        weights = None if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
+        self.arguments = {"name": name, "weights": weights, "layer": layer, "preprocessing": preprocessing}
         state = _download(trained) if weights is None else read_weights(Path(weights))
         with torch.device("meta"):  # nothing is drawn for weights that are replaced at once
             network = get_model(name, weights=None).eval()
@@ -64,48 +65,30 @@ class ResNetEncoder(Encoder):
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            raise UserError(f"{self.source}: not the weights of a {name}: {first_mismatch(error)}") from error
+            raise UserError(
+                f"{weights or trained.url}: not the weights of a {name}: {first_mismatch(error)}"
+            ) from error
 
         node = "layer4" if layer == "avgpool" else layer  # whose average avgpool is
         known = [part for part, _ in network.named_modules() if part.startswith(("relu", "maxpool", "layer"))]
         if node not in known:
             names = ", ".join(part for part in known if "." not in part)
             raise UserError(f"{name} has no maps at {layer}: the layer must be avgpool, {names}, or a part of those")
-        self._resize = transforms.resize_size[0]
-        self._side = transforms.crop_size[0]
-        self._plain = preprocessing == "plain"
         self.identity = {
             "encoder": name,
             "weights": hash_weights(state),
             "layer": layer,
-            "preprocessing": f"plain {self._side}" if self._plain else f"weights {self._resize} {self._side}",
+            "preprocessing": f"plain {side}" if preprocessing == "plain" else f"weights {resize} {side}",
         }
         _fold_batch_norm(network)
         # Full precision, so that an index is the same on every machine; bf16 by autocast is not even faster on a CPU.
         self._network = create_feature_extractor(network, {node: "maps"}).eval()
         self._network.requires_grad_(False).to(self.device, memory_format=fastest_memory_format(self.device))
-        self._normalise = Preprocessing(3, self._side, tuple(transforms.mean), tuple(transforms.std)).to(self.device)
+        self._normalise = Preprocessing(3, side, tuple(transforms.mean), tuple(transforms.std)).to(self.device)
 
-    def box(self, width: int, height: int) -> Box:
-        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
-        if self._plain:
-            return 0, 0, width, height
-        # The square that torchvision's Resize(smaller side) and CenterCrop leave, in the image's own pixels.
-        small = min(width, height)
-        resized = [int(self._resize * side / small) for side in (width, height)]
-        corner = [round((side - self._side) / 2.0) for side in resized]
-        scale = (width / resized[0], height / resized[1])
-        return (
-            corner[0] * scale[0],
-            corner[1] * scale[1],
-            (corner[0] + self._side) * scale[0],
-            (corner[1] + self._side) * scale[1],
-        )
-
-    def prepare(self, image: Image.Image) -> Pixels:
-        """Cut and resize an image in one resampling; (3, H, W), uint8."""
-        square = image.resize((self._side, self._side), Image.Resampling.BILINEAR, self.box(*image.size))
-        return to_pixels(square, self._side)
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 -> (B, D), float32."""
+        return self.maps(pixels).mean(dim=(2, 3))
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W), uint8 -> (B, D, h, w), float32."""

@@ -1,5 +1,6 @@
 """What an index has to keep and answer, wherever it is kept."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Protocol, Self
 from datamodules.errors import UserError
 from retrieval.search import Vectors
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class MissingIndexError(UserError):
@@ -55,6 +56,20 @@ class Hit:
     distance: float
 
 
+def migrate(header: Mapping[str, str]) -> dict[str, str]:
+    """The header of an index of schema 1, as schema 2 has it: what builds the encoder is JSON, not parsed from text."""
+    source, name = header["source"], header["encoder"]
+    if name.startswith("resnet"):
+        weights = None if source == "torchvision" else source
+        preprocessing = header["preprocessing"].partition(" ")[0]
+        arguments = {"name": name, "weights": weights, "layer": header["layer"], "preprocessing": preprocessing}
+        built = {"class": "ResNetEncoder", "arguments": arguments}
+    else:
+        built = {"class": "ClassifierEncoder", "arguments": {"path": source}}
+    kept = {key: value for key, value in header.items() if key != "source"}
+    return {**kept, "built": json.dumps(built)}
+
+
 class Store(Protocol):
     """An index: a record for each file, a vector for each content, and a header that says what made the vectors.
 
@@ -65,7 +80,7 @@ class Store(Protocol):
 
     @property
     def header(self) -> Mapping[str, str]:
-        """The encoder's identity and source; the same as long as the index lives."""
+        """The encoder's identity, and what builds it again; the same as long as the index lives."""
 
     def records(self) -> dict[str, Record]:
         """All records by path."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from datamodules.errors import UserError
 from retrieval.search import ROUNDING, Vectors
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, migrate
 
 TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of the variable
 EXACT_UP_TO = 1_000_000  # images: with 512 numbers each 2 GB, which two cores compare in about a second
@@ -103,7 +103,7 @@ class MilvusStore:
                 f"{self.location}: written by a newer version of digitdoodle (index version {kept['schema']}, this one "
                 f"knows {SCHEMA}): update digitdoodle, or name another collection with --index"
             )
-        self._header: dict[str, str] = kept["header"]
+        self._header: dict[str, str] = kept["header"] if kept["schema"] == SCHEMA else migrate(kept["header"])
 
     def _create(self, dimension: int) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -167,7 +167,7 @@ class MilvusStore:
 
     @property
     def header(self) -> Mapping[str, str]:
-        """The encoder's identity and source."""
+        """The encoder's identity, and what builds it again."""
         return self._header
 
     def records(self) -> dict[str, Record]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.writing import atomic_write
 from retrieval.search import Vectors, nearest
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, migrate
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
@@ -116,6 +116,18 @@ class SQLiteStore:
                 f"{SCHEMA}): update digitdoodle, or name another file with --index"
             )
         self._header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
+        if version < SCHEMA:
+            self._header = migrate(self._header)
+            if self._taken_as is None:
+                self._write_migrated()
+
+    def _write_migrated(self) -> None:
+        """Bring the file to this schema, once; readers of before are told that it is newer from then on."""
+        with self._turn, self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("DELETE FROM header WHERE key != 'revision'")
+            self._connection.executemany("INSERT INTO header VALUES (?, ?)", self._header.items())
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -166,7 +178,7 @@ class SQLiteStore:
 
     @property
     def header(self) -> Mapping[str, str]:
-        """The encoder's identity and source."""
+        """The encoder's identity, and what builds it again."""
         return self._header
 
     def records(self) -> dict[str, Record]:

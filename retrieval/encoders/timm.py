@@ -1,0 +1,102 @@
+"""The features of any network of timm."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import Tensor
+
+from datamodules.errors import UserError
+from lightning_modules.hardware import fastest_memory_format, full_precision
+from lightning_modules.preprocessing import Preprocessing
+from lightning_modules.weights import first_mismatch, read_weights
+from retrieval.encoders.base import CroppingEncoder, hash_weights
+
+
+class TimmEncoder(CroppingEncoder):
+    """A network of timm (https://huggingface.co/docs/timm) without its classifier: its pooled features.
+
+    Size, crop, mean and standard deviation of its input are those that its weights were trained with.
+
+    Args:
+        name: The network's name in timm, with or without the tag of its weights.
+        weights: File with a state dict; None takes timm's, downloaded once into its cache.
+        preprocessing: ``weights`` resizes and crops the centre as the weights were trained; ``plain`` resizes the whole
+            image to the same square.
+        device: Where to compute; None takes the GPU if there is one.
+
+    Raises:
+        UserError: timm has no such network, or the weights aren't available or don't fit.
+    """
+
+    channels: Literal[1, 3] = 3
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | Path | None = None,
+        preprocessing: Literal["weights", "plain"] = "weights",
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not timm.is_model(name):
+            raise UserError(f"timm has no network {name}; timm.list_models() lists them")
+        network = _build(name, pretrained=weights is None)
+        trained_with = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+        side = trained_with["input_size"][-1]
+        resize = math.floor(side / trained_with["crop_pct"])
+        super().__init__(resize if preprocessing == "weights" else None, side, device)
+        weights = None if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
+        self.arguments = {"name": name, "weights": weights, "preprocessing": preprocessing}
+        if weights is not None:
+            head = f"{network.pretrained_cfg['classifier']}."
+            state = read_weights(Path(weights))
+            try:
+                network.load_state_dict({key: part for key, part in state.items() if not key.startswith(head)})
+            except RuntimeError as error:
+                raise UserError(f"{weights}: not the weights of {name}: {first_mismatch(error)}") from error
+        self.identity = {
+            "encoder": f"timm:{name}",
+            "weights": hash_weights(network.state_dict()),
+            "layer": "pooled",
+            "preprocessing": f"plain {side}" if preprocessing == "plain" else f"weights {resize} {side}",
+        }
+        self._network = network.eval().requires_grad_(False)
+        self._network.to(self.device, memory_format=fastest_memory_format(self.device))
+        self._normalise = Preprocessing(3, side, trained_with["mean"], trained_with["std"]).to(self.device)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 -> (B, D), float32."""
+        with full_precision(self.device):
+            features: Tensor = self._network(self._normalise(pixels))
+        return features
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 -> (B, D, h, w), float32.
+
+        Raises:
+            UserError: The features of this network are not an average over positions.
+        """
+        with full_precision(self.device):
+            maps: Tensor = self._network.forward_features(self._normalise(pixels))
+            if maps.ndim == 4:
+                pooled = self._network.forward_head(maps, pre_logits=True)
+                average = maps.mean(dim=(2, 3))
+                if average.shape == pooled.shape and torch.allclose(average, pooled, rtol=1e-3, atol=1e-4):
+                    return maps
+        return super().maps(pixels)
+
+
+def _build(name: str, pretrained: bool) -> Any:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    # timm, the hub's client and its transport raise all kinds of errors where there is no network.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the weights of {name} aren't available ({reason}): name a file with --weights, or a mirror or a cache "
+            "with the variables HF_ENDPOINT or HF_HOME"
+        ) from error
