@@ -41,13 +41,13 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        in_channels: int,
-        classes: Sequence[str | int] | None,
-        val_fraction: float,
-        split_seed: int,
-        split_file: str | None,
-        batch_size: int,
-        augmentation: BaseAugmentation | None,
+        in_channels: int = 1,
+        classes: Sequence[str | int] | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 42,
+        split_file: str | None = None,
+        batch_size: int = 64,
+        augmentation: BaseAugmentation | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
