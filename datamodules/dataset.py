@@ -1,6 +1,6 @@
 """Decoded images with their labels, and batches of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.errors import UserError
+
+NO_DIGESTS = np.empty((0, 0), np.uint8)
 
 
 class Batch(NamedTuple):
@@ -58,6 +60,17 @@ class Collection:
     digests: npt.NDArray[np.uint8]
     names: list[str]
     in_validation: npt.NDArray[np.bool_] | None = None
+
+
+def gather(loader: Iterable[Any]) -> "ImageDataset":
+    """All images of any datamodule's batches, in memory, rounded to 8 bits: to be looked at."""
+    found = [as_batch(batch) for batch in loader]
+    pixels = torch.cat([batch.images for batch in found])
+    if pixels.is_floating_point():
+        pixels = (255 * pixels).round().clamp(0, 255).to(torch.uint8)
+    names = [f"image {number}" for number in range(len(pixels))]
+    collection = Collection(pixels.numpy(), torch.cat([batch.labels for batch in found]).numpy(), NO_DIGESTS, names)
+    return ImageDataset(collection, np.arange(len(pixels)))
 
 
 class ImageDataset(Dataset[Batch]):

@@ -124,6 +124,19 @@ class Classifier(LightningModule):
         """Lay the weights out for the device at hand."""
         self.use_memory_format(self.trainer.strategy.root_device)
 
+    def on_fit_start(self) -> None:
+        """Let no run begin whose checkpoints couldn't be read.
+
+        Raises:
+            UserError: A constructor's argument is no plain value.
+        """
+        for name, value in self.hparams.items():
+            if not _is_plain(value):
+                raise UserError(
+                    f"{type(self).__name__}: the argument {name} is a {type(value).__name__}; a checkpoint keeps plain "
+                    "values alone (text, numbers, lists and dictionaries of them)"
+                )
+
     def on_train_epoch_start(self) -> None:
         """Start each epoch from its own random state, so that a resumed run goes on as the uninterrupted one."""
         state = np.random.SeedSequence([run_seed(), self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
@@ -312,6 +325,7 @@ class Classifier(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             checkpoint["data_class"] = _class_path(datamodule)
+            checkpoint.pop(datamodule.CHECKPOINT_HYPER_PARAMS_KEY, None)  # Lightning's own copy, plain or not
             if _is_plain(dict(datamodule.hparams)):
                 checkpoint["data_hparams"] = dict(datamodule.hparams)
 

@@ -376,6 +376,7 @@ def _with_first_configs(args: list[str]) -> list[str]:
         checkpoint = read_config(Path(path))
     else:
         checkpoint = read_checkpoint(Path(path))
+    named = args[0] == "fit" or any(_value_of(option, args) is not None for option in ("--data", "--config", "-c"))
     run = Run.of_checkpoint(Path(path))
     saved = run.config
     if args[0] == "fit" and Path(path).absolute().parent == run.checkpoints and saved.is_file():
@@ -383,7 +384,7 @@ def _with_first_configs(args: list[str]) -> list[str]:
         if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
             first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
     else:
-        first = [json.dumps(_checkpoint_config(checkpoint, Path(path), args[0]))]
+        first = [json.dumps(_checkpoint_config(checkpoint, Path(path), args[0], named))]
     return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
 
 
@@ -396,7 +397,7 @@ def _path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str) -> dict[str, Any]:
+def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, data_named: bool) -> dict[str, Any]:
     hparams = checkpoint["hyper_parameters"]
     known_class(Classifier, checkpoint["model_class"], path)
     contract = {name: hparams[name] for name in LINKS}
@@ -411,6 +412,8 @@ def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str) 
             "class_path": checkpoint["data_class"],
             "init_args": checkpoint["data_hparams"],
         }
+    elif not data_named:
+        raise UserError(f"{path}: doesn't say what it was trained on: name it with --data")
     return config
 
 

@@ -1,12 +1,14 @@
 """Run a classifier over a dataset, outside of a Trainer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.dataset import ImageDataset
+from datamodules.dataset import ImageDataset, as_batch
 from datamodules.errors import UserError
 from datamodules.loading import batches
 from lightning_modules.classifier import Classifier
@@ -44,25 +46,27 @@ class Predictions:
 
 
 @torch.inference_mode()
-def evaluate(model: Classifier, dataset: ImageDataset, batch_size: int = 256) -> Predictions:
-    """Predict all images of a dataset, on the model's device, in full precision.
+def evaluate(model: Classifier, images: ImageDataset | Iterable[Any], batch_size: int = 256) -> Predictions:
+    """Predict images, on the model's device, in full precision.
 
     Args:
         model: The classifier; it is in eval mode afterwards as it was before.
-        dataset: The images, with their labels.
-        batch_size: Images at once.
+        images: A dataset, or batches of any datamodule.
+        batch_size: Images at once, of a dataset.
 
     Raises:
         UserError: The network's probabilities are not finite.
     """
     was_training = model.training
     model.eval()
-    parts = []
+    loader = batches(images, batch_size) if isinstance(images, ImageDataset) else images
+    probabilities, labels = [], []
     with full_precision(model.device):
-        for batch in tqdm(batches(dataset, batch_size), desc="Evaluating", delay=2, leave=False):
-            parts.append(model.probabilities(batch.images.to(model.device)).cpu())
+        for batch in map(as_batch, tqdm(loader, desc="Evaluating", delay=2, leave=False)):
+            probabilities.append(model.probabilities(batch.images.to(model.device)).cpu())
+            labels.append(batch.labels)
     model.train(was_training)
-    return Predictions(check_finite(torch.cat(parts)), torch.from_numpy(dataset.labels))
+    return Predictions(check_finite(torch.cat(probabilities)), torch.cat(labels))
 
 
 def check_finite(probabilities: Tensor) -> Tensor:

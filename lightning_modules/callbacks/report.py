@@ -7,13 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import ImageDataModule
+from datamodules.dataset import gather
 from datamodules.errors import UserError
 from datamodules.figures import save_figure
 from datamodules.writing import atomic_write
@@ -126,15 +127,15 @@ class RunReport(Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, model: LightningModule) -> None:
-        data = _datamodule(trainer)
+        data: LightningDataModule | None = getattr(trainer, "datamodule", None)
         best = _best_checkpoint(trainer)
         if not (trainer.is_global_zero and self._epochs and best and data and isinstance(model, Classifier)):
             return
-        assert data.val_set is not None
         seconds, self._started = self._elapsed(), 0.0
         # As whoever loads the checkpoint will score it, not in the precision that it was trained in.
         scored = load_classifier(best, model.device)
-        predictions = evaluate(scored, data.val_set, data.batch_size)
+        images = data.val_set if isinstance(data, ImageDataModule) else None
+        predictions = evaluate(scored, images or data.val_dataloader())
         best_epoch = read_checkpoint(best)["epoch"] + 1
         self.summary = summarise(self._epochs, best_epoch, predictions, model.class_names) | {
             "seconds": round(seconds, 2),
@@ -153,7 +154,7 @@ class RunReport(Callback):
         figures = {
             "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),
             "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
-            "mistakes": plot_mistakes(data.val_set, predictions, model.class_names),
+            "mistakes": plot_mistakes(images or gather(data.val_dataloader()), predictions, model.class_names),
         }
         for name, figure in figures.items():
             save_figure(figure, self.run.folder / f"{name}.png")
