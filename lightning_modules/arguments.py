@@ -39,12 +39,17 @@ def as_meant(args: list[str]) -> list[str]:
     return meant
 
 
+def as_yaml(value: Any) -> str:
+    """JSON that YAML reads alike: it knows a sign beyond U+FFFF by one escape, where JSON has two."""
+    return re.sub("[^ -~]", lambda sign: f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False))
+
+
 def _quote_option(value: str) -> str:
     try:
         names = yaml.load(value, yaml.BaseLoader)  # noqa: S506 - which reads nothing but text
     except yaml.YAMLError:
         return value  # the parser says what is wrong
-    return value if value == "null" else json.dumps(names if isinstance(names, list) else [names])
+    return value if value == "null" else as_yaml(names if isinstance(names, list) else [names])
 
 
 def _quote_class_names(text: str) -> str:
@@ -55,7 +60,7 @@ def _quote_class_names(text: str) -> str:
         nodes = [yaml.compose(text, yaml.SafeLoader)]
     except yaml.YAMLError:
         return text  # the parser says what is wrong
-    names: list[yaml.ScalarNode] = []
+    names: dict[int, yaml.ScalarNode] = {}  # by their places: an alias gives the same ones again
     for node in nodes:  # which grows
         if isinstance(node, yaml.SequenceNode):
             nodes += node.value
@@ -63,9 +68,10 @@ def _quote_class_names(text: str) -> str:
             for key, value in node.value:
                 nodes.append(value)
                 if key.value == CLASSES and isinstance(value, yaml.SequenceNode):
-                    names += [item for item in value.value if isinstance(item, yaml.ScalarNode)]
-    for name in sorted(names, key=lambda name: name.start_mark.index, reverse=True):
-        text = text[: name.start_mark.index] + json.dumps(name.value) + text[name.end_mark.index :]
+                    plain = [item for item in value.value if isinstance(item, yaml.ScalarNode) and item.style is None]
+                    names.update({item.start_mark.index: item for item in plain})
+    for start in sorted(names, reverse=True):
+        text = text[:start] + as_yaml(names[start].value) + text[names[start].end_mark.index :]
     return text
 
 

@@ -32,7 +32,7 @@ from datamodules.imports import HELP, import_modules
 from datamodules.optdigits import OptDigitsDataModule
 from datamodules.text import printable
 from datamodules.writing import check_output
-from lightning_modules.arguments import as_meant, read_configs_as_meant
+from lightning_modules.arguments import as_meant, as_yaml, read_configs_as_meant
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
@@ -384,7 +384,7 @@ def _with_first_configs(args: list[str]) -> list[str]:
         if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
             first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
     else:
-        first = [json.dumps(_checkpoint_config(checkpoint, Path(path), args[0], named))]
+        first = [as_yaml(_checkpoint_config(checkpoint, Path(path), args[0], named))]
     return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
 
 

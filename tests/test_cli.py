@@ -846,6 +846,33 @@ def test_class_names_are_text(workplace, capsys, how):
         assert load_classifier(again / "checkpoints" / "best.ckpt").class_names == ODD
 
 
+@pytest.mark.parametrize("how", ["option", "config", "block"])
+def test_class_names_may_have_any_signs(workplace, capsys, how):
+    names = ["\N{GRINNING FACE}", "\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL A}", "é"]
+    for digit, name in enumerate(names):
+        Path(f"digits/{digit}_digits").rename(f"digits/{name}")
+    init = {"config": f"classes: [{', '.join(names)}]", "block": f"classes: [{names[0]}, {names[1]}, '{names[2]}']"}
+    Path("more.yaml").write_text(f"data:\n  init_args:\n    {init.get(how, 'root: digits')}\n", encoding="utf-8")
+    args = ["--data.classes", f"[{', '.join(names)}]"] if how == "option" else []
+    run(capsys, "fit", "--config", TINY, "--config", "more.yaml", "--trainer.max_epochs", "1", *args)
+    folder = workplace / "runs" / "custom_cnn" / "version_0"
+    assert load_classifier(folder / "checkpoints" / "best.ckpt").class_names == names
+    if how == "option":
+        run(capsys, "validate", "--ckpt_path", best(folder))
+        run(capsys, "predict", "--ckpt_path", best(folder), "--images", "digits")
+        with Path("predictions.csv").open(encoding="utf-8") as file:
+            assert {row["label"] for row in csv.DictReader(file)} <= set(names)
+        run(capsys, "fit", "--config", str(folder / "config.yaml"))
+        run(capsys, "fit", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
+
+
+def test_class_names_may_be_written_in_any_style_of_yaml(workplace, capsys):
+    styles = "\n      - |-\n        07\n      - '1e3'\n      - \"no\"\n      - 1:30"
+    Path("more.yaml").write_text(f"data:\n  init_args:\n    classes: &all{styles}\n")
+    classes = settings_of(capsys, "--config", TINY, "--config", "more.yaml")["data"]["init_args"]["classes"]
+    assert classes == ["07", "1e3", "no", "1:30"]
+
+
 def test_a_class_can_be_added_to_those_of_a_config(workplace, capsys):
     Path("more.yaml").write_text("data:\n  init_args:\n    classes: [2_digits]\n")
     args = ["--config", TINY, "--config", "more.yaml", "--data.classes+", "0_digits"]
