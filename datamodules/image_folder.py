@@ -1,6 +1,7 @@
 """A folder of images with a subfolder per class."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ class ImageFolderDataModule(ImageDataModule):
         if self.val_root is None:
             return [self.train_root]
         self._check_classes(self.val_root)
+        if self.val_root.resolve() == self.train_root.resolve():
+            raise UserError(
+                f"val_root {self.val_root} is the folder that is trained on: name another one, "
+                "or leave it out to have some of the images held out"
+            )
         return [self.train_root, self.val_root]
 
     def load(self) -> Collection:
@@ -170,11 +176,15 @@ class ImageFolderDataModule(ImageDataModule):
             labels += [label] * len(files)
         return paths, labels
 
+    def _named_from(self, folders: Sequence[Path]) -> Path:
+        """The folder that names of images are relative to: the root, unless they are those of ``test`` alone."""
+        return self.root if folders[0] == self.train_root else folders[0]
+
     def _decode(self, *folders: Path) -> tuple[list[Path], list[int], DecodedImages]:
         """The files that can be read, their labels and pixels, folder by folder."""
         found = [self._files(folder) for folder in folders]
         paths, labels = [path for paths, _ in found for path in paths], [label for _, each in found for label in each]
-        root = folders[0] if len(folders) == 1 else self.root
+        root = self._named_from(folders)
         # Each process of this machine has pixels of its own in memory; mapped ones they share.
         share = self.max_ram_share / (1 if self.trainer is None else self.trainer.num_devices)
         decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, share)
@@ -196,7 +206,7 @@ class ImageFolderDataModule(ImageDataModule):
         if empty:
             named = ", ".join(str(folders[0] / self.class_names[label]) for label in sorted(empty))
             raise UserError(f"{named}: no image in this class folder can be read")
-        root = folders[0] if len(folders) == 1 else self.root
+        root = self._named_from(folders)
         names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
         of_others = None
         if len(folders) > 1:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from datamodules.images import EXTENSIONS
+
 NAMES = {
     "train": {"train", "training"},
     "val": {"val", "valid", "validation"},
@@ -12,7 +14,7 @@ NAMES = {
 def subset_folders(root: Path) -> dict[str, Path]:
     """The subset folders of a root that holds nothing else: ``train`` and, where they are there, ``val`` and ``test``.
 
-    A class may be called ``train``, too: a folder is a subset's only if it has folders, and no files, in it.
+    A class may be called ``train``, too: a folder is a subset's only if it has folders, and no images, in it.
 
     Returns:
         Folders by subset; empty if the root is of another kind, or can't be listed.
@@ -23,7 +25,8 @@ def subset_folders(root: Path) -> dict[str, Path]:
         for folder in folders:
             kinds = [kind for kind, names in NAMES.items() if folder.name.casefold() in names]
             inside = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-            if not kinds or kinds[0] in found or not inside or not all(entry.is_dir() for entry in inside):
+            images = any(entry.suffix.lower() in EXTENSIONS and not entry.is_dir() for entry in inside)
+            if not kinds or kinds[0] in found or images or not any(entry.is_dir() for entry in inside):
                 return {}
             found[kinds[0]] = folder
     except OSError:

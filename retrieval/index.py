@@ -190,6 +190,13 @@ class ImageIndex:
         """Folders that are no class: train/, val/ and test/, where the class folders are in each."""
         return set(subset_folders(self.folder).values())
 
+    def _label_of(self, name: str) -> str | None:
+        """Name of the class folder that a file lies in; None if it lies in the folder itself."""
+        folders = name.split("/")[:-1]
+        if len(folders) > 1 and self.folder / folders[0] in self._subsets:
+            folders = folders[1:]
+        return folders[0] if folders else None
+
     def _find(self) -> list[Path]:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: {'no folder' if self.folder.exists() else 'no such folder'}")
@@ -203,7 +210,11 @@ class ImageIndex:
             record = records.pop(name, None)
             try:
                 status = path.stat()
-                same = record is not None and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
+                same = record is not None and (record.size, record.mtime_ns, record.label) == (
+                    status.st_size,
+                    status.st_mtime_ns,
+                    self._label_of(name),  # another one where the folder has come to be split
+                )
             except OSError:
                 same = False
             if record is None or not same:
@@ -264,11 +275,7 @@ class ImageIndex:
     def _read(self, name: str, plan: _Plan) -> tuple[Record, Pixels | None]:
         """Read a file; its pixels only if its content is new."""
         path = self.folder / name
-        folders = name.split("/")[:-1]
-        if len(folders) > 1 and self.folder / folders[0] in self._subsets:
-            folders = folders[1:]
-        label = folders[0] if folders else None
-        record = Record(name, -1, -1, None, label)
+        record = Record(name, -1, -1, None, self._label_of(name))
         try:
             status = path.stat()
             data = read_bytes(path)

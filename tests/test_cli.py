@@ -927,6 +927,16 @@ def test_without_a_validation_folder_the_split_is_made_of_the_training_images(sp
     subsets = subsets_of(workplace / "runs" / "custom_cnn" / "version_0")
     assert len(subsets) == 12
     assert list(subsets.values()).count("val") == 3  # one of each class
+    assert all(name.startswith("train/") and (split_by_others / name).is_file() for name in subsets)
+    run(capsys, "validate", "--ckpt_path", best(workplace / "runs" / "custom_cnn" / "version_0"))
+
+
+def test_files_that_lie_about_do_not_hide_that_a_folder_was_split(split_by_others, capsys, caplog):
+    for name in ("README.txt", "train/labels.csv", "train/Thumbs.db", "Valid/.DS_Store", "test/notes.md"):
+        (split_by_others / name).touch()
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, "--data.root", "split", "--trainer.max_epochs", "1")
+    assert "Trained on the images of split/train, validated on split/Valid, tested on split/test." in caplog.text
 
 
 def test_another_folder_can_be_validated_on(split_by_others, workplace, capsys):
@@ -940,6 +950,8 @@ def test_another_folder_can_be_validated_on(split_by_others, workplace, capsys):
     message = "elsewhere lacks the class folder 2_digits: it needs the classes of split/train, 0_digits, 1_digits, 2_d"
     assert message in fail(capsys, "fit", "--config", TINY, *options)
     assert "nowhere: no such file" in fail(capsys, "fit", "--config", TINY, "--data.val_root", "nowhere")
+    same = fail(capsys, "fit", "--config", TINY, "--data.val_root", "digits/../digits")
+    assert "val_root digits/../digits is the folder that is trained on" in same
 
 
 def test_a_class_may_be_called_train(workplace, capsys):

@@ -83,6 +83,21 @@ def test_the_labels_of_a_folder_that_was_split_by_others_are_its_classes(place, 
     assert {row["label"] for row in rows_of(out)} <= {"sky", "grass", "sand"}
 
 
+def test_labels_follow_a_folder_that_comes_to_be_split(place, encoder, capsys):
+    shutil.copytree("photos", "split/train")
+    shutil.copytree("query_images", "split/val/sky")
+    Path("split/val").rename("split/other")
+    run(capsys, "index", "split", *encoder)
+    out, _ = run(capsys, "query", "sky_30.jpg", "--database", "split", "--json", "-k", "20")
+    assert {row["label"] for row in rows_of(out)} <= {"train", "other"}
+    Path("split/other").rename("split/val")
+    out, _ = run(capsys, "index", "split", *encoder)
+    assert " 0 encoded, " in out
+    for command in (["query", "sky_30.jpg", "--database"], ["evaluate"]):
+        out, _ = run(capsys, *command, "split", "--json")
+        assert {row.get("label", row.get("class")) for row in rows_of(out)} <= {"sky", "grass", "sand", "all"}
+
+
 def test_query_finds_the_images_of_the_same_kind(indexed, capsys):
     out, err = run(capsys, "query", "sky_30.jpg", "--database", "photos")
     lines = out.splitlines()
