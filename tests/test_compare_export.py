@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,8 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     written = (folder / "model.onnx").read_bytes()
     for internal in (b"s34", b"lightning_modules/"):
         assert internal not in written
+    with zipfile.ZipFile(folder / "model.pt2") as archive:
+        assert not [name for name in archive.namelist() if b"lightning_modules/" in archive.read(name)]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
     card = (folder / "README.md").read_text()
@@ -229,7 +232,7 @@ def test_a_network_that_has_diverged_is_not_exported(trained, capsys, workplace)
     torch.save(checkpoint, path)
     status, out, err = command(capsys, export, FIRST, "out")
     assert (status, out) == (1, "")
-    assert "not finite" in err
+    assert f"error: {FIRST}/checkpoints/best.ckpt: the network's probabilities are not finite" in err
     assert not (workplace / "out").exists()
 
 

@@ -31,6 +31,15 @@ def test_training_images_that_are_alike_are_shown(trained):
     assert recogniser.recognise(Image.new("RGB", (99, 99), "white")) is None
 
 
+def test_training_images_are_found_from_any_folder(trained, workplace, monkeypatch):
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")
+    recogniser.wait()
+    assert recogniser.note == ""
+    assert len(recogniser.recognise(draw_digit(0, 99)).similar) == 4
+
+
 def test_images_that_have_gone_leave_recognition(trained, workplace):
     shutil.rmtree(workplace / "digits")
     recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")

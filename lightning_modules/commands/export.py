@@ -80,7 +80,10 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     data = run.load_data(root)
     dataset = data.val_set
     assert dataset is not None
-    uncalibrated = evaluate(model, dataset, batch_size=64)
+    try:
+        uncalibrated = evaluate(model, dataset, batch_size=64)
+    except UserError as error:
+        raise UserError(f"{run.best}: {error}") from error
     labels = torch.from_numpy(dataset.labels)
     before = expected_calibration_error(uncalibrated.probabilities, labels)
     # Logarithms of the probabilities are the class scores but for a constant, which softmax doesn't see.
@@ -134,6 +137,8 @@ def write_programs(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside of torch and its ONNX exporter
         program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # with the paths of this machine
         torch.export.save(program, folder / PROGRAM, extra_files=described)
         written = torch.onnx.export(
             program,
