@@ -14,7 +14,7 @@ from datamodules.errors import UserError, reason
 from datamodules.splits import VAL, read_rows
 from lightning_modules.checkpoint import known_class, read_checkpoint
 
-FOLDERS = ("root", "val_root", "test_root")  # arguments of a datamodule that may be relative paths
+FOLDERS = ("root", "val_root", "test_root", "cache_dir")  # arguments of a datamodule that may be relative paths
 
 
 class Run:
@@ -144,7 +144,7 @@ class Run:
 
     def _started_in(self) -> Path:
         """The folder that the run was started in, as far as the summary's relative path of the run folder tells."""
-        noted = Path(self.summary["run"])
+        noted = Path(self.summary.get("run", self.folder.absolute()))
         folder = self.folder.resolve()
         known = not noted.is_absolute() and folder.parts[-len(noted.parts) :] == noted.parts
         return folder.parents[len(noted.parts) - 1] if known else Path()

@@ -218,6 +218,25 @@ def test_a_run_is_exported_from_any_folder(trained, capsys, workplace, monkeypat
     assert "nowhere: no such file or directory" in err
 
 
+def test_the_cache_is_found_from_any_folder(workplace, capsys, monkeypatch):
+    (workplace / "elsewhere").mkdir()
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--data.cache_dir", "cache")
+    monkeypatch.chdir(workplace / "elsewhere")
+    status, _, err = command(capsys, export, str(workplace / FIRST), "out")
+    assert status == 0, err
+    assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_a_summary_that_does_not_say_where_its_run_was_leaves_the_current_folder(trained, capsys, workplace):
+    summary = json.loads((trained / "summary.json").read_text())
+    del summary["run"]
+    (trained / "summary.json").write_text(json.dumps(summary))
+    shutil.move(workplace / "digits", "moved")
+    status, _, err = command(capsys, export, FIRST, "out")
+    assert status == 1
+    assert "digits: no such file or directory" in err
+
+
 def test_data_without_a_root_take_none(workplace, capsys):
     run(capsys, "fit", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
     status, _, err = command(capsys, export, FIRST, "out", "--data.root", "digits")
