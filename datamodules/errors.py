@@ -1,7 +1,11 @@
 """The errors that are the user's to put right, and what a command does with them."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
+
+TRACE = "DIGITDOODLE_TRACE"  # environment variable: set it to see where a mistake came to light
 
 
 class UserError(Exception):
@@ -22,7 +26,8 @@ def exit_status(command: Callable[[], object]) -> int:
 
     0, 1 with one line on stderr for a user's mistake, 130 for Ctrl-C, 143 where it was terminated.
 
-    Errors of the operating system (no room, no permission) count as the user's; all others are ours and pass.
+    Errors of the operating system (no room, no permission) count as the user's; all others are ours and pass. With
+    ``DIGITDOODLE_TRACE=1`` in the environment the stack trace of a user's mistake is printed, too.
     """
     try:
         command()
@@ -39,6 +44,8 @@ def exit_status(command: Callable[[], object]) -> int:
         mistake = _mistake_behind(error)
         if mistake is None:
             raise
+        if os.environ.get(TRACE, "0") not in ("", "0"):
+            traceback.print_exception(error)
         _say(f"error: {mistake}")
         return 1
     return 0
@@ -52,12 +59,20 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _mistake_behind(error: BaseException | None) -> str | None:
-    """The user's mistake that an exception comes from: an argument parser wraps what a constructor raises."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
-        if isinstance(error, OSError) and error.errno is not None:
-            return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
-        error = error.__cause__ or error.__context__
-    return None
+def _mistake_behind(error: BaseException) -> str | None:
+    """The user's mistake that an exception comes from: an argument parser wraps what a constructor raises.
+
+    An error of the operating system is such a mistake where it was raised or wrapped, not where it was merely being
+    handled when another error struck.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return f"{cause.filename}: {reason(cause)}" if cause.filename else reason(cause)
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__
+    context: BaseException | None = error
+    while context is not None and not isinstance(context, UserError):
+        context = context.__cause__ or context.__context__
+    return None if context is None else str(context)
