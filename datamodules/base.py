@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from datamodules.augmentation import BaseAugmentation
 from datamodules.dataset import Batch, Collection, ImageDataset
 from datamodules.errors import UserError
+from datamodules.imports import class_path
 from datamodules.loading import batches
 from datamodules.splits import read_split, split, write_split
 
@@ -57,8 +58,8 @@ class ImageDataModule(LightningDataModule):
         if "augmentation" in self.hparams and augmentation is not None:
             if not is_dataclass(augmentation):
                 raise UserError(f"{type(augmentation).__name__} must be a dataclass: a checkpoint keeps its settings")
-            path = f"{type(augmentation).__module__}.{type(augmentation).__qualname__}"
-            self.hparams["augmentation"] = {"class_path": path, "init_args": asdict(augmentation)}
+            described = {"class_path": class_path(type(augmentation)), "init_args": asdict(augmentation)}
+            self.hparams["augmentation"] = described
         if in_channels not in (1, 3):
             raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
         if not 0 < val_fraction < 1:

@@ -44,6 +44,11 @@ def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list
     return others
 
 
+def class_path(cls: type) -> str:
+    """The name by which a class can be found: ``mynet.MLP``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _import(module: str, given: str) -> None:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

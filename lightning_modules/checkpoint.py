@@ -9,7 +9,7 @@ import torch
 
 import datamodules
 from datamodules.errors import UserError, reason
-from datamodules.imports import OPTION
+from datamodules.imports import OPTION, class_path
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.recipe import Recipe
@@ -73,33 +73,33 @@ def with_recipe(hparams: dict[str, Any]) -> dict[str, Any]:
     return {**others, "recipe": {name: hparams[name] for name in flat}}
 
 
-def is_ours(class_path: str) -> bool:
+def is_ours(name: str) -> bool:
     """Whether a class is one of this package's, wherever in it."""
-    return class_path.startswith("lightning_modules.")
+    return name.startswith("lightning_modules.")
 
 
-def known_class(base: type[T], class_path: str, path: Path) -> type[T]:
+def known_class(base: type[T], name: str, path: Path) -> type[T]:
     """Find a subclass by its name, among ours and those imported: a checkpoint must not choose what is imported.
 
     Args:
         base: What it is a subclass of.
-        class_path: Module and name; one of ours is known by its name, wherever its module was when it was written.
+        name: Module and name; one of ours is known by its name, wherever its module was when it was written.
         path: The checkpoint, for the error message.
 
     Raises:
         UserError: There is none of that name.
     """
-    ours = {"datamodules": datamodules, "lightning_modules": networks}.get(class_path.partition(".")[0])
-    cls = getattr(ours, class_path.rpartition(".")[2], None)
+    ours = {"datamodules": datamodules, "lightning_modules": networks}.get(name.partition(".")[0])
+    cls = getattr(ours, name.rpartition(".")[2], None)
     if isinstance(cls, type) and issubclass(cls, base):
         return cls
     known = [base]
     for cls in known:
         known += cls.__subclasses__()
-        if f"{cls.__module__}.{cls.__qualname__}" == class_path:
+        if class_path(cls) == name:
             return cls
-    module = class_path.rpartition(".")[0]
-    raise UserError(f"{path}: made with {class_path}, which isn't imported; add {OPTION} {module}")
+    module = name.rpartition(".")[0]
+    raise UserError(f"{path}: made with {name}, which isn't imported; add {OPTION} {module}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from datamodules.base import run_seed
 from datamodules.dataset import Batch, as_batch
 from datamodules.errors import UserError
+from datamodules.imports import class_path
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import first_mismatch
@@ -316,7 +317,7 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which classes made the checkpoint, so that it can be read without a config."""
-        checkpoint["model_class"] = _class_path(self)
+        checkpoint["model_class"] = class_path(type(self))
         checkpoint["hyper_parameters"] = dict(self.hparams)
         if "weights" in self.hparams:  # those to start from are those in the checkpoint now
             checkpoint["hyper_parameters"]["weights"] = None
@@ -324,7 +325,7 @@ class Classifier(LightningModule):
             checkpoint["optimizer_init"] = self.optimizer_init
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            checkpoint["data_class"] = _class_path(datamodule)
+            checkpoint["data_class"] = class_path(type(datamodule))
             checkpoint.pop(datamodule.CHECKPOINT_HYPER_PARAMS_KEY, None)  # Lightning's own copy, plain or not
             if _is_plain(dict(datamodule.hparams)):
                 checkpoint["data_hparams"] = dict(datamodule.hparams)
@@ -380,7 +381,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (str, int, float, bool)
-
-
-def _class_path(instance: object) -> str:
-    return f"{type(instance).__module__}.{type(instance).__qualname__}"

@@ -2,51 +2,43 @@
 
 import contextlib
 import inspect
-import json
 import math
 import sys
 import warnings
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import datamodules
 from datamodules.errors import UserError, exit_status
-from datamodules.image_files import ImageFilesDataModule
 from datamodules.imports import HELP, import_modules
-from datamodules.optdigits import OptDigitsDataModule
 from datamodules.text import printable
 from datamodules.writing import check_output
-from lightning_modules.arguments import as_meant, as_yaml, read_configs_as_meant
+from lightning_modules.arguments import as_meant, read_configs_as_meant
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
-from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
+from lightning_modules.checkpoint import known_class
 from lightning_modules.classifier import Classifier
 from lightning_modules.commands.predict import predict_files, write_predictions
+from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.hardware import fastest_precision
-from lightning_modules.networks import CustomCNN
 from lightning_modules.run import Run
+from lightning_modules.summary import describe
 from lightning_modules.weights import WEIGHTS, read_weights
 
 # Lightning warns of these; each is as it should be.
-SETTLED = (
+IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # the pixels are in memory: nothing to wait for
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # they are for training only
     "The number of training batches .* is smaller than the logging interval",  # metrics are logged by epoch
@@ -57,8 +49,14 @@ SETTLED = (
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
-LINKS = ("class_names", "in_channels", "image_size")
 
+# The commands, and what each leaves out of the options of the Trainer's method.
+COMMANDS = {
+    "fit": {"train_dataloaders", "val_dataloaders"},
+    "validate": {"verbose"},
+    "test": {"verbose"},
+    "predict": {"return_predictions"},
+}
 
 read_configs_as_meant()
 for name in datamodules.__all__:  # to be found by name on the command line
@@ -101,24 +99,14 @@ class DigitDoodleCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """What each command leaves out of the Trainer's method; checkpoints are always read safely."""
         ours = {"model", "dataloaders", "datamodule", "weights_only"}
-        return {
-            "fit": ours | {"train_dataloaders", "val_dataloaders"},
-            "validate": ours | {"verbose"},
-            "test": ours | {"verbose"},
-            "predict": ours | {"return_predictions"},
-        }
+        return {command: ours | left_out for command, left_out in COMMANDS.items()}
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Add the options that ``predict`` alone has."""
         super().setup_parser(*args, **kwargs)
-        predict = self._parser("predict")
+        predict = self._parser("predict")  # Lightning 2.6 has no public name for the parser of a command
         predict.add_argument(
-            "--images",
-            nargs="+",
-            type=str,
-            required=True,
-            metavar="PATH",
-            help="Image files, or folders of them.",
+            "--images", nargs="+", type=str, required=True, metavar="PATH", help="Image files, or folders of them."
         )
         predict.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
 
@@ -140,7 +128,7 @@ class DigitDoodleCLI(LightningCLI):
                 "early_stopping.strict": False,  # epochs may go without validation; RunReport finds a wrong monitor
             }
         )
-        for name in LINKS:
+        for name in CONTRACT:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         keep_integers(parser)
 
@@ -148,12 +136,13 @@ class DigitDoodleCLI(LightningCLI):
         """Parse; our defaults and the hyper-parameters in a checkpoint are first configs, which all others override."""
         args = sys.argv[1:] if args is None else args
         if isinstance(args, list):
-            self.config = parser.parse_args(_with_first_configs(as_meant(args)))
+            args = as_meant(args)
+            self.config = parser.parse_args(with_first_configs(args) if args and args[0] in COMMANDS else args)
         else:
             self.config = parser.parse_object(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing to do: Lightning lets the checkpoint override what the user says; here it is the other way."""
+        """Nothing to do: Lightning (2.6) lets the checkpoint override what the user says; here it is the other way."""
 
     def before_instantiate_classes(self) -> None:
         """Guard against what would be ignored or scored in silence, and fill in what the user left open."""
@@ -162,11 +151,13 @@ class DigitDoodleCLI(LightningCLI):
             raise UserError(f"{self.subcommand} needs a trained network: give --ckpt_path …/checkpoints/best.ckpt")
         if self.subcommand == "fit":
             check_optimizer(config)
-        for name in LINKS:
+        for name in CONTRACT:
             if name in (config.model.get("init_args") or {}) and config.model.init_args[name] is not None:
                 raise UserError(f"model.{name} follows from the data and can't be set; remove it")
         if self.subcommand != "fit":
             self.save_config_callback = None
+        if self.subcommand == "predict":
+            config.data.init_args.images = config.images
 
     def instantiate_classes(self) -> None:
         """Make datamodule, network and Trainer; the network notes an optimiser that is chosen in place of its own."""
@@ -178,7 +169,7 @@ class DigitDoodleCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand]["trainer"]
         if config["precision"] is None and self.subcommand == "fit":  # all else is scored in full precision
             kwargs["precision"] = fastest_precision(_device(config["accelerator"]), self.model)
         callbacks = config["callbacks"] or []
@@ -196,25 +187,18 @@ class DigitDoodleCLI(LightningCLI):
             # A logger would leave an empty run folder behind.
             callbacks = [*callbacks, interrupt]
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
-        name = self._get(self.config, "name") or type(self.model).__module__.rpartition(".")[2]
+        name = self.config[self.subcommand].name or type(self.model).__module__.rpartition(".")[2]
         first = getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it before the Trainer exists
         run = Run.create(Path(config["default_root_dir"]), name, make=first)
         self.run = run if first else None
         self.report = RunReport(run)
         kwargs["default_root_dir"] = str(run.folder)  # for what else the Trainer and its callbacks may write
         if config["logger"] in (None, True):
-            where: dict[str, Any] = {
-                "save_dir": str(run.folder.parent.parent),
-                "name": run.folder.parent.name,
-                "version": run.version,
-            }
-            # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
-            sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-            kwargs["logger"] = [CSVLogger(**where), TensorBoardLogger(**where)]
+            kwargs["logger"] = run.loggers()
         if config["enable_checkpointing"] is not False:
             last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
             last.dirpath = str(run.checkpoints)
-            best = BestCheckpoint(self._get(self.config_init, "monitor"), run.checkpoints)
+            best = BestCheckpoint(self.config[self.subcommand].monitor, run.checkpoints)
             callbacks = [*callbacks, best, last]
         callbacks = [*callbacks, self.report, interrupt]
         if config["logger"] is not False:
@@ -252,13 +236,15 @@ class DigitDoodleCLI(LightningCLI):
 
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
         """Classify image files and say where the result is."""
-        images, output = self._get(self.config, "images"), Path(self._get(self.config, "output"))
+        output = Path(self.config.predict.output)
         check_output(output)
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
         with self._running():
-            paths, probabilities = predict_files(self.trainer, self.model, images, None if export else ckpt_path)
+            paths, probabilities = predict_files(
+                self.trainer, self.model, self.datamodule, None if export else ckpt_path
+            )
         if self.trainer.is_global_zero:
             write_predictions(output, paths, probabilities, self.model.class_names)
             print(f"{len(paths)} images: {printable(str(output))}")
@@ -325,11 +311,8 @@ def check_optimizer(config: Any) -> None:
     recipe = config.model.get("init_args", {}).get("recipe")
     if recipe is None:
         return
-    default = (
-        inspect.signature(known_class(Classifier, config.model.class_path, Path("--model")))
-        .parameters["recipe"]
-        .default
-    )
+    network = known_class(Classifier, config.model.class_path, Path("--model"))
+    default = inspect.signature(network).parameters["recipe"].default
     for name in ("optimizer", "schedule", "learning_rate", "weight_decay"):
         if recipe[name] != getattr(default, name):
             raise UserError(
@@ -341,91 +324,17 @@ def keep_integers(parser: LightningArgumentParser) -> None:
     """Let ``--trainer.limit_train_batches 1`` be one batch: read as 1.0 it would be all of them.
 
     The parser tries ``float`` before ``int`` where some package asked for ``Union[float, int]`` before Lightning asked
-    for ``Union[int, float]``: to Python both are one object, the one that was made first.
+    for ``Union[int, float]``: to Python both are one object, the one that was made first. jsonargparse (4.53) has no
+    public way to the type of an option.
     """
     for action in parser._actions:
         if vars(action).get("_typehint") == int | float | None:
             vars(action)["_typehint"] = int | float | None
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """A short table of a run's result, for people."""
-    right = summary["val_images"] - summary["val_mistakes"]
-    rows = {
-        "validation accuracy": f"{summary['val_accuracy']:.2%} ({right} of {summary['val_images']})",
-        "best epoch": f"{summary['best_epoch']} of {summary['epochs']}",
-        "could stop after": f"epoch {summary['stop_epoch']} (within one standard error of the best)",
-        "training time": f"{summary['seconds']:.1f} s",
-        "parameters": f"{summary['parameters']:,}",
-        "checkpoint": summary["checkpoint"],
-        "run folder": summary["run"],
-    }
-    return "\n".join(f"{name:<20} {printable(str(value))}" for name, value in rows.items())
-
-
-def _with_first_configs(args: list[str]) -> list[str]:
-    """Put the default classes, and the config that belongs to ``--ckpt_path``, before what the user gives."""
-    if not args or args[0] not in DigitDoodleCLI.subcommands():
-        return args
-    # As defaults of the parser they would leave their settings behind when the user chooses another class.
-    defaults = ["--config", json.dumps({"model": _path_of(CustomCNN), "data": _path_of(OptDigitsDataModule)})]
-    path = _value_of("--ckpt_path", args)
-    if path is None:
-        return [args[0], *defaults, *args[1:]]
-    if args[0] == "predict" and Path(path).is_dir():
-        checkpoint = read_config(Path(path))
-    else:
-        checkpoint = read_checkpoint(Path(path))
-    named = args[0] == "fit" or any(_value_of(option, args) is not None for option in ("--data", "--config", "-c"))
-    run = Run.of_checkpoint(Path(path))
-    saved = run.config
-    if args[0] == "fit" and Path(path).absolute().parent == run.checkpoints and saved.is_file():
-        first = [str(saved)]
-        if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
-            first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
-    else:
-        first = [as_yaml(_checkpoint_config(checkpoint, Path(path), args[0], named))]
-    return [args[0], *defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
-
-
 def _with_imports(args: ArgsType) -> ArgsType:
     given = sys.argv[1:] if args is None else args
     return import_modules(given, ("--model", "--data")) if isinstance(given, list) else given
-
-
-def _path_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, data_named: bool) -> dict[str, Any]:
-    hparams = checkpoint["hyper_parameters"]
-    known_class(Classifier, checkpoint["model_class"], path)
-    contract = {name: hparams[name] for name in LINKS}
-    own = {name: value for name, value in hparams.items() if name not in LINKS}
-    config = {"model": {"class_path": checkpoint["model_class"], "init_args": own}}
-    if subcommand == "predict":
-        data = f"{ImageFilesDataModule.__module__}.ImageFilesDataModule"
-        config["data"] = {"class_path": data, "init_args": {"images": [], **contract}}
-    elif "data_hparams" in checkpoint:
-        known_class(LightningDataModule, checkpoint["data_class"], path)
-        config["data"] = {
-            "class_path": checkpoint["data_class"],
-            "init_args": checkpoint["data_hparams"],
-        }
-    elif not data_named:
-        raise UserError(f"{path}: doesn't say what it was trained on: name it with --data")
-    return config
-
-
-def _value_of(option: str, args: list[str]) -> str | None:
-    """What follows an option, as ``--option VALUE`` or ``--option=VALUE``; the last one counts."""
-    value = None
-    for place, arg in enumerate(args):
-        if arg == option and place + 1 < len(args):
-            value = args[place + 1]
-        elif arg.startswith(f"{option}="):
-            value = arg.partition("=")[2]
-    return value
 
 
 def _device(accelerator: Any) -> torch.device:
@@ -440,6 +349,6 @@ def _device(accelerator: Any) -> torch.device:
 def main(args: ArgsType = None) -> int:
     """Run a command; returns its exit status, as ``exit_status`` has it; 2 for a command line that can't be parsed."""
     with warnings.catch_warnings():
-        for message in SETTLED:
+        for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         return exit_status(lambda: DigitDoodleCLI(_with_imports(args)))

@@ -4,9 +4,13 @@ import contextlib
 import itertools
 import json
 import shutil
+import sys
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
@@ -73,15 +77,21 @@ class Run:
             with contextlib.suppress(OSError):  # other runs are in it
                 parent.rmdir()
 
+    def loggers(self) -> list[Logger]:
+        """Those that write the metrics into the folder: as CSV, and for TensorBoard."""
+        # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+        where: dict[str, Any] = {
+            "save_dir": str(self.folder.parent.parent),
+            "name": self.folder.parent.name,
+            "version": int(self.folder.name.rpartition("_")[2]),
+        }
+        return [CSVLogger(**where), TensorBoardLogger(**where)]
+
     @property
     def name(self) -> str:
         """``custom_cnn/version_0``."""
         return "/".join(self.folder.resolve().parts[-2:])
-
-    @property
-    def version(self) -> int:
-        """The N of ``version_N``."""
-        return int(self.folder.name.rpartition("_")[2])
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """What a run leaves behind: its split, its pictures and its summary."""
 
 import json
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from datamodules.writing import atomic_write
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import load_classifier, read_checkpoint
 from lightning_modules.classifier import Classifier, DivergedError
-from lightning_modules.evaluation import Predictions, evaluate
+from lightning_modules.evaluation import evaluate
 from lightning_modules.plots import (
     plot_accuracy,
     plot_augmentation,
@@ -29,6 +27,7 @@ from lightning_modules.plots import (
     plot_mistakes,
 )
 from lightning_modules.run import Run
+from lightning_modules.summary import summarise, versions
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -158,43 +157,6 @@ class RunReport(Callback):
         }
         for name, figure in figures.items():
             save_figure(figure, self.run.folder / f"{name}.png")
-
-
-def summarise(
-    epochs: list[dict[str, float]], best_epoch: int, predictions: Predictions, class_names: list[str]
-) -> dict[str, Any]:
-    """The result of a run in figures, and the history of its epochs.
-
-    ``stop_epoch`` is where training could have stopped: the first epoch whose validation accuracy is within one
-    standard error of the best (the one-standard-error rule of Breiman et al. 1984, Classification and Regression
-    Trees); what came after it can't be told from chance on this validation set.
-    """
-    accuracy, count = predictions.accuracy, len(predictions.labels)
-    standard_error = (accuracy * (1 - accuracy) / count) ** 0.5
-    enough = [int(row["epoch"]) for row in epochs if row["val_accuracy"] >= accuracy - standard_error]
-    per_class = predictions.confusion.diag() / predictions.confusion.sum(dim=1)
-    return {
-        "val_accuracy": accuracy,
-        "best_epoch": best_epoch,
-        "stop_epoch": min([best_epoch, *enough]),
-        "epochs": int(epochs[-1]["epoch"]),
-        "val_images": count,
-        "val_mistakes": int((predictions.predicted != predictions.labels).sum()),
-        "val_accuracy_per_class": dict(zip(class_names, per_class.tolist(), strict=True)),
-        "history": epochs,
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = ("digitdoodle", "torch", "torchvision", "lightning", "timm", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except ModuleNotFoundError:  # run from a folder without being installed
-            continue
-    return found
 
 
 def _datamodule(trainer: Trainer) -> ImageDataModule | None:

@@ -19,14 +19,14 @@ TOP = 3
 
 
 def predict_files(
-    trainer: Trainer, model: Classifier, images: list[str], ckpt_path: str | None
+    trainer: Trainer, model: Classifier, files: ImageFilesDataModule, ckpt_path: str | None
 ) -> tuple[list[Path], Tensor]:
     """Classify image files, with as many processes as the trainer has.
 
     Args:
         trainer: Where and how to compute; made with ``use_distributed_sampler=False``, if it has several processes.
         model: The classifier.
-        images: Image files, and folders that are searched for them.
+        files: The files.
         ckpt_path: Checkpoint with the model's weights; None where the model has them already.
 
     Returns:
@@ -36,7 +36,6 @@ def predict_files(
     Raises:
         UserError: A file is missing or can't be read, or the network's probabilities are not finite.
     """
-    files = ImageFilesDataModule(images, model.class_names, model.image_size, model.in_channels)
     parts = trainer.predict(model, datamodule=files, ckpt_path=ckpt_path, weights_only=True)
     assert files.predict_set is not None
     # Lightning gives None where there was no batch, as in a process that has no share of a few files.

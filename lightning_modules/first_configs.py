@@ -1,0 +1,79 @@
+"""What a command line starts from: the default classes, and what a checkpoint says of its network and data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+
+from datamodules.errors import UserError
+from datamodules.image_files import ImageFilesDataModule
+from datamodules.imports import class_path
+from datamodules.optdigits import OptDigitsDataModule
+from lightning_modules.arguments import as_yaml
+from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
+from lightning_modules.classifier import Classifier
+from lightning_modules.networks import CustomCNN
+from lightning_modules.run import Run
+
+CONTRACT = ("class_names", "in_channels", "image_size")  # what a network takes from its data
+
+
+def with_first_configs(args: list[str]) -> list[str]:
+    """Put the default classes, and the config that belongs to ``--ckpt_path``, before what the user gives.
+
+    Args:
+        args: A command, such as ``fit``, and its options.
+
+    Raises:
+        UserError: The checkpoint can't be read, its classes aren't imported, or it doesn't name its data.
+    """
+    # As defaults of the parser they would leave their settings behind when the user chooses another class.
+    defaults = ["--config", json.dumps({"model": class_path(CustomCNN), "data": class_path(OptDigitsDataModule)})]
+    path = _value_of("--ckpt_path", args)
+    if path is None:
+        return [args[0], *defaults, *args[1:]]
+    if args[0] == "predict" and Path(path).is_dir():
+        checkpoint = read_config(Path(path))
+    else:
+        checkpoint = read_checkpoint(Path(path))
+    named = args[0] == "fit" or any(_value_of(option, args) is not None for option in ("--data", "--config", "-c"))
+    run = Run.of_checkpoint(Path(path))
+    if args[0] == "fit" and Path(path).absolute().parent == run.checkpoints and run.config.is_file():
+        first = [str(run.config)]
+        if "weights" in checkpoint["hyper_parameters"]:  # those to start from are no longer needed
+            first.append(json.dumps({"model": {"init_args": {"weights": None}}}))
+    else:
+        config = _checkpoint_config(checkpoint, Path(path), args[0], named)
+        first = [as_yaml(config)]
+    given = [*defaults, *(part for config in first for part in ("--config", config)), *args[1:]]
+    if args[0] == "predict" and named:  # a config of a run names its data, too; here they are image files
+        given += ["--config", as_yaml({"data": config["data"]})]
+    return [args[0], *given]
+
+
+def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, data_named: bool) -> dict[str, Any]:
+    hparams = checkpoint["hyper_parameters"]
+    known_class(Classifier, checkpoint["model_class"], path)
+    contract = {name: hparams[name] for name in CONTRACT}
+    own = {name: value for name, value in hparams.items() if name not in CONTRACT}
+    config = {"model": {"class_path": checkpoint["model_class"], "init_args": own}}
+    if subcommand == "predict":
+        config["data"] = {"class_path": class_path(ImageFilesDataModule), "init_args": {"images": [], **contract}}
+    elif "data_hparams" in checkpoint:
+        known_class(LightningDataModule, checkpoint["data_class"], path)
+        config["data"] = {"class_path": checkpoint["data_class"], "init_args": checkpoint["data_hparams"]}
+    elif not data_named:
+        raise UserError(f"{path}: doesn't say what it was trained on: name it with --data")
+    return config
+
+
+def _value_of(option: str, args: list[str]) -> str | None:
+    """What follows an option, as ``--option VALUE`` or ``--option=VALUE``; the last one counts."""
+    value = None
+    for place, arg in enumerate(args):
+        if arg == option and place + 1 < len(args):
+            value = args[place + 1]
+        elif arg.startswith(f"{option}="):
+            value = arg.partition("=")[2]
+    return value

@@ -1,0 +1,60 @@
+"""The result of a run: what ``summary.json`` holds, and a short table of it."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from datamodules.text import printable
+from lightning_modules.evaluation import Predictions
+
+
+def summarise(
+    epochs: list[dict[str, float]], best_epoch: int, predictions: Predictions, class_names: list[str]
+) -> dict[str, Any]:
+    """The result of a run in figures, and the history of its epochs.
+
+    ``stop_epoch`` is where training could have stopped: the first epoch whose validation accuracy is within one
+    standard error of the best (the one-standard-error rule of Breiman et al. 1984, Classification and Regression
+    Trees); what came after it can't be told from chance on this validation set.
+    """
+    accuracy, count = predictions.accuracy, len(predictions.labels)
+    standard_error = (accuracy * (1 - accuracy) / count) ** 0.5
+    enough = [int(row["epoch"]) for row in epochs if row["val_accuracy"] >= accuracy - standard_error]
+    per_class = predictions.confusion.diag() / predictions.confusion.sum(dim=1)
+    return {
+        "val_accuracy": accuracy,
+        "best_epoch": best_epoch,
+        "stop_epoch": min([best_epoch, *enough]),
+        "epochs": int(epochs[-1]["epoch"]),
+        "val_images": count,
+        "val_mistakes": int((predictions.predicted != predictions.labels).sum()),
+        "val_accuracy_per_class": dict(zip(class_names, per_class.tolist(), strict=True)),
+        "history": epochs,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("digitdoodle", "torch", "torchvision", "lightning", "timm", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:  # run from a folder without being installed
+            continue
+    return found
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A short table of a run's result, for people."""
+    right = summary["val_images"] - summary["val_mistakes"]
+    rows = {
+        "validation accuracy": f"{summary['val_accuracy']:.2%} ({right} of {summary['val_images']})",
+        "best epoch": f"{summary['best_epoch']} of {summary['epochs']}",
+        "could stop after": f"epoch {summary['stop_epoch']} (within one standard error of the best)",
+        "training time": f"{summary['seconds']:.1f} s",
+        "parameters": f"{summary['parameters']:,}",
+        "checkpoint": summary["checkpoint"],
+        "run folder": summary["run"],
+    }
+    return "\n".join(f"{name:<20} {printable(str(value))}" for name, value in rows.items())
