@@ -1,8 +1,9 @@
 """Write files so that they are whole or not there."""
 
 import contextlib
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,16 @@ def atomic_write(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[An
     finally:
         with contextlib.suppress(OSError):  # it has taken its place, or was never made
             aside.unlink()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows of cells, the header first, as CSV in UTF-8; file names that are not UTF-8 keep their bytes.
+
+    Raises:
+        OSError: As ``atomic_write``.
+    """
+    with atomic_write(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def check_output(path: Path) -> None:

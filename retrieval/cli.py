@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from datamodules.errors import UserError, exit_status
 from datamodules.figures import check_figure, save_figure
 from datamodules.imports import HELP, OPTION, import_modules
-from datamodules.text import printable
-from datamodules.writing import atomic_write, check_output
+from datamodules.text import as_table, printable
+from datamodules.writing import check_output, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -237,8 +237,7 @@ def _query(options: argparse.Namespace) -> None:
                 _print_json({"query": str(query), "rank": rank, **found})
         else:
             print(f"{printable(str(query))}:")
-            rows = [[f"{match.distance:.4f}", match.label or "", str(match.path)] for match in matches]
-            _print_table(["distance", "label", "path"], rows)
+            print(as_table([("distance", "label", "path"), *((m.distance, m.label, m.path) for m in matches)]))
     if options.figure is not None:
         from retrieval.plots import plot_results
 
@@ -278,9 +277,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             if options.json:
                 _print_json(found)
             else:
-                _print_table(
-                    list(found), [[f"{value:.4f}" if key != "queries" else f"{value}" for key, value in found.items()]]
-                )
+                print(as_table([found, found.values()]))
             return
         if options.queries is None:
             folder, rankings = options.folder, rank(records, matrix)
@@ -302,16 +299,10 @@ def _print_scores(table: "Mapping[str, Mapping[str, float]]", as_json: bool) -> 
         for name, row in table.items():
             _print_json({"class": name, **row})
     else:
-        columns = list(table["all"])
-        rows = [
-            [name, *(f"{row[key]:.4f}" if key != "queries" else f"{row[key]}" for key in columns)]
-            for name, row in table.items()
-        ]
-        _print_table(["class", *columns], rows)
+        print(as_table([("class", *table["all"]), *((name, *row.values()) for name, row in table.items())]))
 
 
 def _audit(options: argparse.Namespace) -> None:
-    import csv
     from dataclasses import fields
 
     from tqdm import tqdm
@@ -332,17 +323,13 @@ def _audit(options: argparse.Namespace) -> None:
         raise UserError(f"{options.split}: names none of the images in {options.folder}")
     with tqdm(total=len(records), desc="Comparing", unit="img", delay=1, leave=False) as bar:
         findings, threshold = audit(records, matrix, subsets, options.threshold, bar.update)
-    columns = [field.name for field in fields(Finding)]
-    with atomic_write(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(finding) for finding in findings)
+    rows = [[field.name for field in fields(Finding)], *(vars(finding).values() for finding in findings)]
+    write_csv(options.output, rows)
     if options.json:
         for finding in findings:
             _print_json(vars(finding))
     else:
-        rows = [{**vars(finding), "distance": f"{finding.distance:.4f}"} for finding in findings]
-        _print_table(columns, [[row[column] or "" for column in columns] for row in rows])
+        print(as_table(rows))
     save_figure(plot_findings(options.folder, findings), options.figure)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
@@ -379,13 +366,6 @@ def _serve(options: argparse.Namespace) -> None:
         address = serve(page, options.host, options.port, users, show)
         print(f"serving {printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _print_json(row: dict[str, Any]) -> None:
