@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import UserError, reason
+from datamodules.writing import write_csv
 
 TRAIN, VAL = "train", "val"
 DIGEST_BYTES = 16
@@ -79,11 +80,8 @@ def _shares(labels: npt.NDArray[np.int64], fraction: float) -> dict[int, int]:
 
 def write_split(path: Path, names: list[str], labels: list[str], in_validation: npt.NDArray[np.bool_]) -> None:
     """Write the split as CSV with the columns file, label, subset (``train`` or ``val``)."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("file", "label", "subset"))
-        for name, label, val in zip(names, labels, in_validation.tolist(), strict=True):
-            writer.writerow((name, label, VAL if val else TRAIN))
+    subsets = (VAL if val else TRAIN for val in in_validation.tolist())
+    write_csv(path, [("file", "label", "subset"), *zip(names, labels, subsets, strict=True)])
 
 
 def read_rows(path: Path) -> dict[str, tuple[str, str]]:

@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import datamodules
 from datamodules.errors import UserError, exit_status
 from datamodules.imports import HELP, import_modules
-from datamodules.text import printable
+from datamodules.text import as_table, printable
 from datamodules.writing import check_output
 from lightning_modules.arguments import as_meant, read_configs_as_meant
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
@@ -270,8 +270,7 @@ class DigitDoodleCLI(LightningCLI):
                 f"the network's loss is {loss}, not finite: its training has diverged, or its file is damaged"
             )
         if self.trainer.is_global_zero:
-            width = max(map(len, metrics))
-            print("\n".join(f"{printable(name):<{width}}  {value:.4f}" for name, value in metrics.items()))
+            print(as_table(metrics.items()))
 
 
 class SaveConfig(SaveConfigCallback):

@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from datamodules.text import printable
+from datamodules.text import as_table
 from lightning_modules.evaluation import Predictions
 
 
@@ -57,4 +57,4 @@ def describe(summary: dict[str, Any]) -> str:
         "checkpoint": summary["checkpoint"],
         "run folder": summary["run"],
     }
-    return "\n".join(f"{name:<20} {printable(str(value))}" for name, value in rows.items())
+    return as_table(rows.items())

@@ -1,8 +1,6 @@
 """Compare runs: ``python -m lightning_modules.compare RUN [RUN ...]``."""
 
 import argparse
-import csv
-import io
 import statistics
 import sys
 import time
@@ -16,8 +14,8 @@ from tqdm import tqdm
 from datamodules.errors import exit_status
 from datamodules.figures import check_figure, save_figure
 from datamodules.imports import HELP, OPTION, import_modules
-from datamodules.text import printable, short_name
-from datamodules.writing import atomic_write, check_output
+from datamodules.text import as_table, printable, short_name
+from datamodules.writing import check_output, write_csv
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.plots import frame_accuracies
@@ -105,24 +103,6 @@ def plot_comparison(runs: list[Run], note: str | None = None) -> Figure:
     return figure
 
 
-def as_table(rows: list[dict[str, Any]]) -> str:
-    """Columns under each other, for people."""
-    cells = [COLUMNS, *([f"{row[name]}" for name in COLUMNS] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
-    )
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The same as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.compare", description="Compare runs.")
@@ -141,12 +121,11 @@ def main(args: list[str] | None = None) -> int:
         for run in runs:
             _ = run.summary  # or it is said now what is wrong with it
         note = different_splits(runs)
-        rows = compare(runs)
-        print(as_table(rows))
+        table = [COLUMNS, *([str(cell) for cell in row.values()] for row in compare(runs))]
+        print(as_table(table))
         if note:
             print(f"note: {printable(note)}")
-        with atomic_write(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(as_csv(rows))
+        write_csv(options.output, table)
         save_figure(plot_comparison(runs, note), options.figure)
 
     return exit_status(command)

@@ -1,8 +1,7 @@
 """Write down what a classifier says of image files."""
 
-import csv
+import itertools
 from pathlib import Path
-from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from datamodules.errors import UserError, reason
 from datamodules.image_files import ImageFilesDataModule
-from datamodules.writing import atomic_write
+from datamodules.writing import write_csv
 from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import check_finite
 
 TOP = 3
+COLUMNS = ("label{}", "probability{}")
 
 
 def predict_files(
@@ -62,28 +62,14 @@ def write_predictions(output: Path, paths: list[Path], probabilities: Tensor, cl
     Raises:
         UserError: The file can't be written.
     """
-    top = probabilities.topk(min(TOP, len(class_names)), dim=1)
+    count = min(TOP, len(class_names))
+    top = probabilities.topk(count, dim=1)
+    rows: list[list[object]] = [["path", *(name.format("") for name in COLUMNS)]]
+    rows[0] += [name.format(f"_{place}") for place in range(2, count + 1) for name in COLUMNS]
+    for path, values, labels in zip(paths, top.values.tolist(), top.indices.tolist(), strict=True):
+        cells = [(class_names[label], f"{value:.6f}") for value, label in zip(values, labels, strict=True)]
+        rows.append([path, *itertools.chain.from_iterable(cells)])
     try:
-        with atomic_write(output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            _write(file, paths, top.values.tolist(), top.indices.tolist(), class_names)
+        write_csv(output, rows)
     except OSError as error:
         raise UserError(f"{output}: {reason(error)}") from error
-
-
-def _write(
-    file: IO[str],
-    paths: list[Path],
-    values: list[list[float]],
-    classes: list[list[int]],
-    class_names: list[str],
-) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    header = ["path", "label", "probability"]
-    for place in range(2, min(TOP, len(class_names)) + 1):
-        header += [f"label_{place}", f"probability_{place}"]
-    writer.writerow(header)
-    for path, row_values, row_classes in zip(paths, values, classes, strict=True):
-        row = [str(path)]
-        for value, label in zip(row_values, row_classes, strict=True):
-            row += [class_names[label], f"{value:.6f}"]
-        writer.writerow(row)
