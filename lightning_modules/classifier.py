@@ -15,7 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import ClasswiseWrapper, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from datamodules.base import run_seed
 from datamodules.dataset import Batch, as_batch
@@ -36,6 +37,15 @@ def flat_recipe(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 class DivergedError(UserError):
     """The loss or the weights are no longer finite."""
+
+
+class ClassAccuracy(MulticlassStatScores):
+    """Accuracy of each class, (K,), nan where it has no images: MulticlassAccuracy would have it 0."""
+
+    def compute(self) -> Tensor:
+        """Share of a class's images that are classified right."""
+        scores = super().compute()  # (K, 5): true and false positives, true and false negatives, images
+        return scores[:, 0] / scores[:, 4]
 
 
 class Classifier(LightningModule):
@@ -78,10 +88,11 @@ class Classifier(LightningModule):
         # Calibrates the probabilities; fitted when a run is exported, 1 until then.
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
-        classes = len(class_names)
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
-        self.val_confusion = MulticlassConfusionMatrix(classes)
-        self.test_confusion = MulticlassConfusionMatrix(classes)
+        accuracy = MulticlassAccuracy(len(class_names), average="micro")
+        per_class = ClasswiseWrapper(ClassAccuracy(len(class_names), average=None), self.class_names, "accuracy/")
+        self.train_metrics = MetricCollection({"accuracy": accuracy}, prefix="train_")
+        self.val_metrics = self.train_metrics.clone(prefix="val_")
+        self.test_metrics = MetricCollection({"accuracy": accuracy.clone(), "per_class": per_class}, prefix="test_")
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: what the classes are told from."""
@@ -160,14 +171,10 @@ class Classifier(LightningModule):
         loss = self.loss(logits, batch.labels)
         if not torch.isfinite(loss):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
-        self.train_accuracy(logits, batch.labels)
-        options: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "batch_size": len(batch.labels),
-        }
+        self.train_metrics(logits, batch.labels)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
         self.log("train_loss", loss, sync_dist=True, **options)
-        self.log("train_accuracy", self.train_accuracy, prog_bar=True, **options)
+        self.log_dict(self.train_metrics, prog_bar=True, **options)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -190,37 +197,33 @@ class Classifier(LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of the validation set."""
-        self._count("val", self.val_confusion, batch)
+        """Score a batch of the validation set."""
+        self._score("val", self.val_metrics, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of the test set."""
-        self._count("test", self.test_confusion, batch)
+        """Score a batch of the test set, also class by class."""
+        self._score("test", self.test_metrics, batch)
 
-    def _count(self, subset: str, confusion: MulticlassConfusionMatrix, batch: Batch) -> None:
+    def _score(self, subset: str, metrics: MetricCollection, batch: Batch) -> None:
         batch = as_batch(batch)
         with self.scoring():
             logits = self(batch.images)
             loss = self.loss(logits, batch.labels)
-        confusion.update(logits, batch.labels)
+        metrics.update(logits, batch.labels)
         self.log(f"{subset}_loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation accuracy, over all processes."""
-        self._log_accuracy("val", self.val_confusion)
+        self._log_metrics(self.val_metrics, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test accuracy, over all processes."""
-        self._log_accuracy("test", self.test_confusion)
+        """Log the test accuracy, over all processes, also class by class."""
+        self._log_metrics(self.test_metrics, prog_bar=False)
 
-    def _log_accuracy(self, subset: str, confusion: MulticlassConfusionMatrix) -> None:
-        counts = confusion.compute()
-        self.log(f"{subset}_accuracy", counts.diag().sum() / counts.sum(), prog_bar=True, sync_dist=True)
-        if subset == "test":
-            per_class = counts.diag() / counts.sum(dim=1)
-            for name, accuracy in zip(self.class_names, per_class, strict=True):
-                self.log(f"test_accuracy/{name}", accuracy, sync_dist=True)
-        confusion.reset()
+    def _log_metrics(self, metrics: MetricCollection, prog_bar: bool) -> None:
+        # By hand, since Lightning (2.6) can't log a collection with a classwise metric in it.
+        self.log_dict(metrics.compute(), prog_bar=prog_bar, sync_dist=True)
+        metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Indices (B,) and class probabilities (B, K), float32, of a batch."""
