@@ -109,7 +109,7 @@ def _share(folder: Path, scratch: Path, options: Options, size: int) -> Measurem
 
     def fetch() -> Any:
         assert data.train_set is not None
-        return data.augment(data.train_set.__getitems__(rows), 0)
+        return data.augment(data.train_set.batch(rows), 0)
 
     pixels = fetch().images
     grid = F.affine_grid(torch.eye(2, 3).expand(len(rows), 2, 3), list(pixels.shape), align_corners=False)

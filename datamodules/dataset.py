@@ -90,16 +90,18 @@ class ImageDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """One image as a batch of one."""
-        return self.__getitems__([index])
+        return self.batch([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def batch(self, rows: Sequence[int]) -> Batch:
         """Fetch a batch in one indexing; the images are uint8."""
-        rows = self.rows[indices]
+        chosen = self.rows[rows]
         return Batch(
-            torch.from_numpy(np.asarray(self.collection.pixels[rows])),
-            torch.from_numpy(self.collection.labels[rows]),
-            torch.as_tensor(indices, dtype=torch.int64),
+            torch.from_numpy(np.asarray(self.collection.pixels[chosen])),
+            torch.from_numpy(self.collection.labels[chosen]),
+            torch.as_tensor(rows, dtype=torch.int64),
         )
+
+    __getitems__ = batch  # which PyTorch's DataLoader looks for
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:

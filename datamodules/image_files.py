@@ -39,14 +39,16 @@ class ImageFileDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """One image as a batch of one."""
-        return self.__getitems__([index])
+        return self.batch([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def batch(self, rows: Sequence[int]) -> Batch:
         """Decode a batch in threads; the labels are -1."""
         with ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(self._read, indices)))
-        labels = torch.full((len(indices),), -1)
-        return Batch(torch.from_numpy(images), labels, torch.as_tensor(indices))
+            images = np.stack(list(pool.map(self._read, rows)))
+        labels = torch.full((len(rows),), -1)
+        return Batch(torch.from_numpy(images), labels, torch.as_tensor(rows))
+
+    __getitems__ = batch  # which PyTorch's DataLoader looks for
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         try:

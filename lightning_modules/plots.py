@@ -86,7 +86,7 @@ def plot_mistakes(dataset: ImageDataset, predictions: Predictions, class_names: 
     wrong = (predictions.predicted != predictions.labels).nonzero().flatten()
     confidence = predictions.probabilities.amax(dim=1)
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
-    figure = _grid(_rows(dataset.__getitems__(worst).images), height=1.75)  # with room for three lines
+    figure = _grid(_rows(dataset.batch(worst).images), height=1.75)  # with room for three lines
     names = dataset.names
     for axes, row in zip(figure.axes, worst, strict=True):
         true = short_name(class_names[predictions.labels[row]], 14)

@@ -137,7 +137,7 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     config = json.loads((folder / "config.json").read_text())
     eager.temperature.fill_(config["temperature"])
     expected = evaluate(eager, data.val_set).probabilities
-    images = data.val_set.__getitems__(range(len(data.val_set))).images
+    images = data.val_set.batch(range(len(data.val_set))).images
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(uint8)"
     program = torch.export.load(folder / "model.pt2").module()

@@ -134,7 +134,7 @@ def test_optdigits_are_the_embedded_default():
     data = set_up(OptDigitsDataModule())
     assert len(data.train_set) + len(data.val_set) == 1797
     assert len(data.val_set) == 359
-    batch = data.train_set.__getitems__([0, 1])
+    batch = data.train_set.batch([0, 1])
     assert batch.images.shape == (2, 1, 8, 8)
     assert batch.images.max() == 255
 
@@ -165,18 +165,18 @@ def test_the_order_changes_with_the_epoch_and_follows_from_the_seed():
 
 def test_a_batch_is_fetched_as_one(digits):
     data = set_up(ImageFolderDataModule(str(digits), image_size=20))
-    one, many = data.train_set[3], data.train_set.__getitems__([3, 5])
+    one, many = data.train_set[3], data.train_set.batch([3, 5])
     assert torch.equal(one.images, many.images[:1])
     assert [len(batch.labels) for batch in batches(data.train_set, 20)] == [16, 16, 16]
 
 
 def test_training_images_look_different_each_epoch_and_the_same_in_each_run(digits):
     data = set_up(ImageFolderDataModule(str(digits), image_size=20))
-    batch = data.train_set.__getitems__(range(8))
+    batch = data.train_set.batch(range(8))
     first, second = data.augment(batch, epoch=0).images, data.augment(batch, epoch=1).images
     assert first.dtype == torch.float32
     assert not torch.equal(first, second)
-    alone = data.augment(data.train_set.__getitems__([5]), epoch=0).images
+    alone = data.augment(data.train_set.batch([5]), epoch=0).images
     torch.testing.assert_close(alone[0], first[5])
     plain = ImageFolderDataModule(str(digits), augmentation=None)
     assert torch.equal(plain.augment(batch, epoch=0).images, batch.images)
@@ -213,7 +213,7 @@ def test_colour_that_is_thrown_away_is_mentioned(digits, caplog):
         set_up(ImageFolderDataModule(str(digits), image_size=20))
         assert "--data.in_channels 3" in caplog.text
     colour = set_up(ImageFolderDataModule(str(digits), image_size=20, in_channels=3))
-    assert colour.train_set.__getitems__([0]).images.shape == (1, 3, 20, 20)
+    assert colour.train_set.batch([0]).images.shape == (1, 3, 20, 20)
 
 
 @pytest.mark.parametrize(("processes", "mapped"), [(1, False), (2, True)])

@@ -56,7 +56,7 @@ def test_all_commands_and_forms_agree_on_a_checkpoint(workplace, capsys, network
     model = load_classifier(Path(best(folder)))
     model.temperature.fill_(json.loads(Path("exported/config.json").read_text())["temperature"])
     calibrated = evaluate(model, data.val_set).probabilities
-    images = data.val_set.__getitems__(range(count)).images
+    images = data.val_set.batch(range(count)).images
     session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         forms = [

@@ -77,7 +77,7 @@ class RunReport(Callback):
         self.run.folder.mkdir(parents=True, exist_ok=True)
         data.save_split(self.run.split)
         assert data.train_set is not None
-        shown = data.train_set.__getitems__(range(min(24, len(data.train_set))))
+        shown = data.train_set.batch(range(min(24, len(data.train_set))))
         augmented = data.augment(shown, epoch=0)
         save_figure(plot_augmentation(shown.images, augmented.images), self.run.folder / "augmentation.png")
 

@@ -100,7 +100,7 @@ class Recogniser:
         assert images is not None
         self._style = DrawingStyle.of(images.collection.pixels)
         parts = [
-            self._encode(images.__getitems__(range(start, min(start + BATCH, len(images)))).images)
+            self._encode(images.batch(range(start, min(start + BATCH, len(images)))).images)
             for start in range(0, len(images), BATCH)
         ]
         self.train_set, self._features, self.note = images, np.concatenate(parts), ""
@@ -135,7 +135,7 @@ class Recogniser:
         if features is None or images is None:
             return []
         ((rows, distances),) = nearest(features, vector, k)
-        batch = images.__getitems__(rows.tolist())
+        batch = images.batch(rows.tolist())
         names = [self._model.class_names[label] for label in batch.labels.tolist()]
         return [
             Resemblance(pixels, name, distance)
