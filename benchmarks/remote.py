@@ -52,11 +52,11 @@ def run(options: Options) -> list[Measurement]:
             writing.values["Milvus"] = [_fill(store, vectors)]
             seconds, megabytes = _read(store)
             reading.values["Milvus"], held.values["both"] = [seconds], [megabytes]
-            store.tidy()
+            store.compact()
             _search(store, "Milvus, exact", asked, exact, measurements)
         with open_store(f"{address}{count - 1}") as store:
             start = time.perf_counter()
-            store.tidy()
+            store.compact()
             building.values["Milvus, HNSW"] = [time.perf_counter() - start]
             _search(store, "Milvus, HNSW", asked, exact, measurements)
     return measurements

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from retrieval.index import ImageIndex, Update
-    from retrieval.process_group import Team
+    from retrieval.process_group import ProcessGroup
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 WORST = 5  # queries in the picture of `evaluate`
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None) -> "ImageIndex":
+def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None" = None) -> "ImageIndex":
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
     from datamodules.images import find_images, no_images
     from retrieval.stores.base import MissingIndexError
@@ -142,14 +142,14 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
             with open_store(location) as store:
                 return store.header
         except MissingIndexError:
-            if team is None and not isinstance(location, Path):  # only `index` makes one there
+            if group is None and not isinstance(location, Path):  # only `index` makes one there
                 raise
             if not find_images(folder):  # said before weights are read, or downloaded
                 raise no_images(folder) from None
             return None
 
     # Before torch is imported: an index that can't be reached is said at once.
-    header = read_header() if team is None else team.share(read_header)
+    header = read_header() if group is None else group.share(read_header)
     from retrieval.encoders.registry import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex
 
@@ -159,7 +159,7 @@ def _open(options: argparse.Namespace, folder: Path, team: "Team | None" = None)
         encoder = rebuild_encoder(header, **given)
     else:
         encoder = build_encoder(**given)
-    return ImageIndex.open(folder, encoder, options.index) if team is None else ImageIndex(folder, encoder, location)
+    return ImageIndex.open(folder, encoder, options.index) if group is None else ImageIndex(folder, encoder, location)
 
 
 def _bring_up_to_date(index: "ImageIndex") -> None:
@@ -198,11 +198,11 @@ def _counts(update: "Update") -> str:
 
 def _index(options: argparse.Namespace) -> None:
     from datamodules.images import list_files, passed_over
-    from retrieval.process_group import torchrun_team
+    from retrieval.process_group import torchrun_group
 
-    with torchrun_team() as team, _open(options, options.folder, team) as index:
-        update = index.update(progress=True, team=team)
-        if team.rank > 0:
+    with torchrun_group() as group, _open(options, options.folder, group) as index:
+        update = index.update(progress=True, group=group)
+        if group.rank > 0:
             return
     note = passed_over(options.folder, list_files(options.folder)[1])
     if note is not None:
@@ -263,7 +263,7 @@ def _query_folders(database: Path) -> list[Path]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from retrieval.evaluation import rank, read_queries, recall, summarise
+    from retrieval.evaluation import rank_queries, read_queries, recall, summarise
 
     if options.recall and (options.queries is not None or options.figure is not None):
         raise UserError("--recall takes its queries from the index and draws nothing: leave --queries and --figure out")
@@ -280,11 +280,11 @@ def _evaluate(options: argparse.Namespace) -> None:
                 print(as_table([found, found.values()]))
             return
         if options.queries is None:
-            folder, rankings = options.folder, rank(records, matrix)
+            folder, rankings = options.folder, rank_queries(records, matrix)
         else:
             classes = {record.label for record in records if record.label is not None}
             folder = options.queries
-            rankings = rank(records, matrix, *read_queries(folder, classes, index.encoder))
+            rankings = rank_queries(records, matrix, *read_queries(folder, classes, index.encoder))
         _print_scores(summarise(rankings), options.json)
         if options.figure is not None:
             from retrieval.plots import plot_results

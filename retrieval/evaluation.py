@@ -35,7 +35,7 @@ class Ranking:
     average_precision: float
 
 
-def rank(
+def rank_queries(
     records: list[Record], matrix: Vectors, queries: list[Record] | None = None, vectors: Vectors | None = None
 ) -> list[Ranking]:
     """Rank all labelled images for each query; the query and copies of it are left out.

@@ -21,10 +21,10 @@ from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoders.base import Encoder, Pixels
 from retrieval.encoders.registry import describe_encoder
-from retrieval.process_group import Team
+from retrieval.process_group import ProcessGroup
 from retrieval.search import Vectors
 from retrieval.stores.base import MissingIndexError, Record, Store
-from retrieval.stores.location import Location, find_location, open_store, sole_writer
+from retrieval.stores.location import Location, find_location, open_store, write_lock
 
 BATCHES_AHEAD = 3  # decoded while the network computes: bounds the memory
 
@@ -133,7 +133,7 @@ class ImageIndex:
             raise UserError(f"{self.folder} has no index yet; make it with `python -m retrieval index {self.folder}`")
         return self._store
 
-    def update(self, progress: bool = False, wait: bool = True, team: Team | None = None) -> Update:
+    def update(self, progress: bool = False, wait: bool = True, group: ProcessGroup | None = None) -> Update:
         """Bring the index up to date with the folder.
 
         Files whose size and modification time are unchanged are not read again; others are known by their content, so
@@ -143,27 +143,27 @@ class ImageIndex:
         Args:
             progress: Show a progress bar on stderr.
             wait: Wait for another process that is updating the same file; otherwise raise.
-            team: The processes that do it together, each of which calls this.
+            group: The processes that do it together, each of which calls this.
 
         Returns:
-            What has been done; for the leader of a team by all of them, for the others by themselves.
+            What has been done; for the leader of a group by all of them, for the others by themselves.
 
         Raises:
             UserError: The folder has no images, or the index can't be written.
             Timeout: Another process is updating the index, and ``wait`` is false.
         """
-        team = team or Team()
+        group = group or ProcessGroup()
         with contextlib.ExitStack() as locks:
-            plan = team.share(lambda: self._plan(locks, wait))
-            if team.rank > 0:
+            plan = group.share(lambda: self._plan(locks, wait))
+            if group.rank > 0:
                 plan.result = Update()
             if plan.changed:
-                self._work(plan, team, progress and team.rank == 0)
-            results = team.gather(plan.result)  # which also waits for all
-            if team.rank == 0 and self._store is not None:
+                self._work(plan, group, progress and group.rank == 0)
+            results = group.gather(plan.result)  # which also waits for all
+            if group.rank == 0 and self._store is not None:
                 if plan.removed:
                     self._store.remove(plan.removed)
-                self._store.tidy(progress)
+                self._store.compact(progress)
         return _total(results) if results else plan.result
 
     def _plan(self, locks: contextlib.ExitStack, wait: bool) -> _Plan:
@@ -177,7 +177,7 @@ class ImageIndex:
             if not isinstance(self.location, Path) or not (plan.changed or plan.removed):
                 return plan  # there is no lock to wait for, or nothing to do
         try:
-            locks.enter_context(sole_writer(self.location, wait))
+            locks.enter_context(write_lock(self.location, wait))
         except Timeout:
             self._store = self._store or _open_if_there(self.location, self.encoder)  # which the other is filling
             raise
@@ -230,27 +230,27 @@ class ImageIndex:
         plan.result.removed = len(plan.removed)
         return plan
 
-    def _work(self, plan: _Plan, team: Team, progress: bool) -> None:
-        """Read, encode and write what has changed, each of a team of N processes every N-th batch.
+    def _work(self, plan: _Plan, group: ProcessGroup, progress: bool) -> None:
+        """Read, encode and write what has changed, each of a group of N processes every N-th batch.
 
-        The batches are the same ones whatever the size of the team. A file is written by the leader alone, to whom the
+        The batches are the same ones whatever the size of the group. A file is written by the leader alone, to whom the
         others give what they have encoded; to Milvus each writes for itself.
         """
         one_writer = isinstance(self.location, Path)
-        if team.rank > 0 and not one_writer:
+        if group.rank > 0 and not one_writer:
             self._store = _open_store(self.location, self.encoder)
         size = self.encoder.batch_size
         names = list(plan.changed)
         starts = range(0, len(names), size)
-        mine = [name for start in starts[team.rank :: team.size] for name in names[start : start + size]]
+        mine = [name for start in starts[group.rank :: group.size] for name in names[start : start + size]]
         total = len(names if one_writer else mine)
         with (
             contextlib.closing(self._encode(mine, plan)) as batches,
             tqdm(total=total, desc="Indexing", unit="img", disable=not progress, delay=1) as bar,
         ):
-            for _ in range(-(-len(starts) // team.size)):
+            for _ in range(-(-len(starts) // group.size)):
                 batch: Batch = next(batches, ([], {}))
-                for records, vectors in team.gather(batch) if one_writer else [batch]:
+                for records, vectors in group.gather(batch) if one_writer else [batch]:
                     if records:
                         self.store.add(records, vectors)
                     bar.update(len(records))

@@ -16,8 +16,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # rank 0 may look through a very large folder while the others wait
 
 
-class Team:
-    """Processes that work together; the one of rank 0 leads. ``Team()`` is one process alone.
+class ProcessGroup:
+    """Processes that work together; the one of rank 0 leads. ``ProcessGroup()`` is one process alone.
 
     Args:
         rank: Which of them this process is.
@@ -43,7 +43,7 @@ class Team:
                 outcome = [compute(), True]
             except UserError as error:
                 mistake = error
-        with _explained():
+        with _translate_errors():
             dist.broadcast_object_list(outcome)
         if mistake is not None:
             raise mistake
@@ -57,33 +57,33 @@ class Team:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _explained():
+        with _translate_errors():
             dist.gather_object(value, values if self.rank == 0 else None)
         return values if self.rank == 0 else []
 
 
 @contextlib.contextmanager
-def torchrun_team() -> Iterator[Team]:
+def torchrun_group() -> Iterator[ProcessGroup]:
     """All processes of the ``torchrun`` that has started this one, each with a GPU of its own, or this one alone.
 
     Raises:
         UserError: The others can't be reached.
     """
     if not dist.is_torchelastic_launched():
-        yield Team()
+        yield ProcessGroup()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    with _explained():
+    with _translate_errors():
         dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Team(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # all that torch.distributed raises when a connection breaks

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.images import to_pixels
 from retrieval.encoders.base import Encoder
 from retrieval.index import ImageIndex
-from retrieval.process_group import torchrun_team
+from retrieval.process_group import torchrun_group
 from retrieval.stores.location import find_location
 
 
@@ -51,9 +51,9 @@ def index_together(folder, rank, size, port, seconds=0.0, location=None, done=No
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="tests")
     with (
-        torchrun_team() as team,
+        torchrun_group() as group,
         ImageIndex(folder, SmallEncoder(seconds=seconds), find_location(folder, location)) as index,
     ):
-        update = index.update(team=team)
+        update = index.update(group=group)
         if done is not None:
             done.put((rank, update))

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.errors import UserError
 from retrieval.audit import audit, near_duplicate_threshold
-from retrieval.evaluation import rank, summarise
+from retrieval.evaluation import rank_queries, summarise
 from retrieval.stores.base import Record
 
 
@@ -23,7 +23,7 @@ def records_of(*labels, contents=None):
 
 
 def test_precision_and_average_precision_are_those_of_the_definition():
-    rankings = rank(records_of("a", "b", "a", "b", "a"), on_a_circle(0, 10, 25, 45, 70))
+    rankings = rank_queries(records_of("a", "b", "a", "b", "a"), on_a_circle(0, 10, 25, 45, 70))
     # From 0°: b, a, b, a: precisions at the two relevant ones are 1/2 and 2/4.
     assert rankings[0].average_precision == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert rankings[0].precision == {1: 0, 4: pytest.approx(2 / 4), 10: pytest.approx(2 / 4)}
@@ -36,19 +36,20 @@ def test_precision_and_average_precision_are_those_of_the_definition():
 
 
 def test_copies_of_a_query_do_not_count_as_found():
-    rankings = rank(records_of("a", "a", "b", "a", contents=(0, 0, 1, 2)), on_a_circle(0, 0, 10, 30))
+    rankings = rank_queries(records_of("a", "a", "b", "a", contents=(0, 0, 1, 2)), on_a_circle(0, 0, 10, 30))
     assert rankings[0].precision[1] == 0
     assert rankings[0].average_precision == pytest.approx(1 / 2)
 
 
 def test_queries_without_another_image_of_their_class_are_left_out():
-    assert [ranking.label for ranking in rank(records_of("a", "a", "b", None), on_a_circle(0, 5, 10, 20))] == ["a", "a"]
+    rankings = rank_queries(records_of("a", "a", "b", None), on_a_circle(0, 5, 10, 20))
+    assert [ranking.label for ranking in rankings] == ["a", "a"]
 
 
 @pytest.mark.parametrize(("labels", "message"), [("aaa", "two or more class folders"), ("abc", "two different images")])
 def test_what_cannot_be_evaluated_is_a_clear_error(labels, message):
     with pytest.raises(UserError, match=message):
-        rank(records_of(*labels), on_a_circle(0, 1, 2))
+        rank_queries(records_of(*labels), on_a_circle(0, 1, 2))
 
 
 def test_a_label_that_all_neighbours_contradict_is_doubted():

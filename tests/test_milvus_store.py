@@ -18,8 +18,8 @@ from retrieval.stores.location import open_store
 from tests.conftest import REPOSITORY, draw_photo, start
 from tests.small_encoder import index_folder
 from tests.test_index import content, many, processes  # noqa: F401 - many is a fixture
+from tests.test_process_group import start_together
 from tests.test_store import HEADER, VECTORS, fill, paths, record
-from tests.test_team import start_together
 
 
 def test_milvus_is_imported_only_when_an_index_on_it_is_opened(tmp_path):
@@ -151,7 +151,7 @@ def test_beyond_a_size_it_is_searched_by_graphs_and_below_it_exactly(address):
         )
         for removed, kind in ((0, "HNSW"), (600, "FLAT")):
             store.remove([f"{number:04}.png" for number in range(removed)])
-            store.tidy()
+            store.compact()
             assert store._client.describe_index(store._collection, "vector")["index_type"] == kind
             assert recall(store, store.vectors()[1])["recall@4"] >= 0.99
 
@@ -265,7 +265,7 @@ def test_an_indexing_process_that_is_killed_is_completed_by_the_next(address, ma
 
 
 @pytest.mark.server
-def test_each_process_of_a_team_writes_to_milvus_for_itself(address, many):  # noqa: F811
+def test_each_process_of_a_group_writes_to_milvus_for_itself(address, many):  # noqa: F811
     members, done = start_together(many, location=address)
     updates = dict(done.get(timeout=100) for _ in members)
     for member in members:

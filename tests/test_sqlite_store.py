@@ -111,7 +111,7 @@ def test_a_vector_goes_with_the_last_file_that_needs_it(store, location):
     store.add([record(1, "copy.png")], {})
     for path, left in (("a/1.png", 2), ("copy.png", 1)):
         store.remove([path])
-        store.tidy()
+        store.compact()
         with sqlite3.connect(location) as reader:
             assert reader.execute("SELECT count(*) FROM contents").fetchone() == (left,)
 

@@ -103,7 +103,7 @@ def test_a_record_takes_the_place_of_the_earlier_one(store):
 def test_what_is_removed_is_not_found(store):
     fill(store, 3)
     store.remove(["a/1.png", "never there"])
-    store.tidy()
+    store.compact()
     assert sorted(store.records()) == ["a/0.png", "a/2.png"]
     assert len(store.search(VECTORS[1:2], 5, [None])[0]) == 2
 
@@ -112,7 +112,7 @@ def test_a_file_that_was_moved_or_copied_keeps_its_vector(store):
     fill(store, 3)
     store.add([record(1, "moved.png"), record(2, "copy.png")], {})
     store.remove(["a/1.png"])
-    store.tidy()
+    store.compact()
     records, matrix = store.vectors()
     assert [entry.path for entry in records] == ["a/0.png", "a/2.png", "copy.png", "moved.png"]
     np.testing.assert_array_equal(matrix, VECTORS[[0, 2, 2, 1]])

@@ -25,15 +25,15 @@ from retrieval.app.recognition import Recogniser
 from retrieval.index import ImageIndex, Match, read_query
 from retrieval.plots import explain
 
-MOST_MATCHES = 20
-MOST_QUERIES = 16  # in one request
+MAX_MATCHES = 20
+MAX_QUERIES = 16  # in one request
 SAMPLES = 12
 AT_ONCE = 16  # requests that are decoded and drawn at the same time: bounds the memory
 THUMBNAIL = 320  # longer side, in pixels
 PAPER = 280  # side of the drawing, in pixels
 DIGIT = 112  # side that a training image is shown with at least
 ANY = "any label"
-MOST_CHARACTERS = 400  # of a message: no reader wants more
+MAX_CHARACTERS = 400  # of a message: no reader wants more
 
 CSS = """
 footer { display: none !important }
@@ -111,7 +111,7 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
             )
         with gr.Column(scale=3, min_width=280):
             with gr.Row():
-                k = gr.Slider(1, MOST_MATCHES, 4, step=1, label="How many", elem_id="k")
+                k = gr.Slider(1, MAX_MATCHES, 4, step=1, label="How many", elem_id="k")
                 threshold = gr.Slider(0, 2, 2, step=0.01, label="Largest distance", elem_id="threshold")
                 label = gr.Dropdown([ANY], value=ANY, label="Label", elem_id="label")
                 explained = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
@@ -188,8 +188,8 @@ def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData)
 
 
 def _search(index: ImageIndex, query: Path, k: float, label: str | None, threshold: float) -> list[Match]:
-    if not isinstance(k, int | float) or not 1 <= k <= MOST_MATCHES:
-        raise UserError(f"the number of matches must lie in 1 to {MOST_MATCHES}")
+    if not isinstance(k, int | float) or not 1 <= k <= MAX_MATCHES:
+        raise UserError(f"the number of matches must lie in 1 to {MAX_MATCHES}")
     if not isinstance(threshold, int | float):
         raise UserError("the largest distance must be a number")
     matches = index.search(query, int(k), label=None if label in (None, ANY) else label)
@@ -205,7 +205,7 @@ def _show(
     shown: Thumbnails = []
     paths: list[str] = []
     said: list[str] = []
-    for query in queries[:MOST_QUERIES]:
+    for query in queries[:MAX_QUERIES]:
         try:
             matches = _search(index, query, k, label, threshold)
             row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
@@ -223,8 +223,8 @@ def _show(
         else:
             said.append(f"{len(matches)} matches for {query.name}." if matches else f"No match for {query.name}.")
     if len(queries) > 1:
-        limit = f" The first {MOST_QUERIES} are searched." if len(queries) > MOST_QUERIES else ""
-        said.insert(0, f"{min(len(queries), MOST_QUERIES) - len(said)} queries, one a row.{limit}")
+        limit = f" The first {MAX_QUERIES} are searched." if len(queries) > MAX_QUERIES else ""
+        said.insert(0, f"{min(len(queries), MAX_QUERIES) - len(said)} queries, one a row.{limit}")
     columns = int(k) + 1 if len(queries) > 1 else min(4, max(len(shown), 2))
     return "\n".join(said), gr.Gallery(shown, columns=columns), paths
 
@@ -306,7 +306,7 @@ def _sentence(error: UserError, index: ImageIndex | None = None) -> str:
         for folder in (index.folder, Path(index.location).parent):
             text = text.replace(f"{folder}{os.sep}", "")
     text = _sendable(text)
-    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MOST_CHARACTERS]
+    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
 
 
 def _recognise_tab(recogniser: Recogniser) -> None:

@@ -23,7 +23,7 @@ MNIST_STYLE = (20 / 28, True)  # extent and centring, where the training images 
 
 
 @dataclass(frozen=True)
-class Resemblance:
+class Neighbor:
     """A training image that the classifier sees as similar.
 
     Attributes:
@@ -49,7 +49,7 @@ class Recognition:
 
     probabilities: dict[str, float]
     seen: npt.NDArray[np.uint8]
-    similar: list[Resemblance]
+    similar: list[Neighbor]
 
     @property
     def best(self) -> str:
@@ -130,7 +130,7 @@ class Recogniser:
         named = dict(zip(self._model.class_names, probabilities, strict=True))
         return Recognition(named, seen, self._similar(self._encode(pixels), k))
 
-    def _similar(self, vector: Vectors, k: int) -> list[Resemblance]:
+    def _similar(self, vector: Vectors, k: int) -> list[Neighbor]:
         features, images = self._features, self.train_set
         if features is None or images is None:
             return []
@@ -138,6 +138,6 @@ class Recogniser:
         batch = images.batch(rows.tolist())
         names = [self._model.class_names[label] for label in batch.labels.tolist()]
         return [
-            Resemblance(pixels, name, distance)
+            Neighbor(pixels, name, distance)
             for pixels, name, distance in zip(batch.images.numpy(), names, distances.tolist(), strict=True)
         ]

@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from datamodules.errors import UserError, reason
 from retrieval.app.page import CSS, THEME
 
-MOST_BYTES = 20 << 20  # of a request
-MOST_PIXELS = 50_000_000  # of an image
-MOST_THREADS = 16  # requests that are worked on at the same time
-MOST_SESSIONS = 200  # pages that are remembered: each keeps some 40 kB
-MOST_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
+MAX_BYTES = 20 << 20  # of a request
+MAX_PIXELS = 50_000_000  # of an image
+MAX_THREADS = 16  # requests that are worked on at the same time
+MAX_SESSIONS = 200  # pages that are remembered: each keeps some 40 kB
+MAX_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
@@ -66,7 +66,7 @@ class Guard:
             return
         if scope["method"] == "POST" and not _is_upload(headers):
             body = await _read(receive)
-            if len(body) > MOST_BYTES or not (scope["path"].rstrip("/").endswith("/login") or _harmless(body)):
+            if len(body) > MAX_BYTES or not (scope["path"].rstrip("/").endswith("/login") or _harmless(body)):
                 await PlainTextResponse("not a request of this page", 400)(scope, receive, send)
                 return
             receive = _replay(body, receive)
@@ -84,8 +84,8 @@ class Guard:
         if _is_upload(headers) and "content-length" not in headers:
             return PlainTextResponse("say how long it is", 411)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MOST_BYTES:
-            return PlainTextResponse(f"no more than {MOST_BYTES >> 20} MiB", 413)
+        if not length.isdecimal() or int(length) > MAX_BYTES:
+            return PlainTextResponse(f"no more than {MAX_BYTES >> 20} MiB", 413)
         client = scope["client"][0] if scope["client"] else ""
         if scope["method"] == "POST" and not await self._limiter.hit(self._limit, client):
             return PlainTextResponse("too many requests: wait a moment", 429)
@@ -106,7 +106,7 @@ def _is_upload(headers: MutableMapping[str, str]) -> bool:
 async def _read(receive: Receive) -> bytes:
     """The body of a request, as far as it is not too large."""
     body = b""
-    while len(body) <= MOST_BYTES:
+    while len(body) <= MAX_BYTES:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body", False):
@@ -199,9 +199,9 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
     Raises:
         UserError: The port or host can't be had.
     """
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses twice as many, and warns in between
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns in between
     hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
-    middleware = [Middleware(Guard, hosts=hosts, limit=MOST_REQUESTS)]
+    middleware = [Middleware(Guard, hosts=hosts, limit=MAX_REQUESTS)]
     page.queue(max_size=1000)
     try:
         _, address, _ = page.launch(
@@ -209,9 +209,9 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             server_port=port,
             auth=users,
             app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
-            max_file_size=MOST_BYTES,
-            max_threads=MOST_THREADS,
-            state_session_capacity=MOST_SESSIONS,
+            max_file_size=MAX_BYTES,
+            max_threads=MAX_THREADS,
+            state_session_capacity=MAX_SESSIONS,
             theme=THEME,
             css=CSS,
             footer_links=[],

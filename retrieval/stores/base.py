@@ -98,7 +98,7 @@ class Store(Protocol):
     def remove(self, paths: Iterable[str]) -> None:
         """Forget files."""
 
-    def tidy(self, progress: bool = False) -> None:
+    def compact(self, progress: bool = False) -> None:
         """Do what waits until an update is complete: forget what no file needs, arrange the rest for searching.
 
         Args:

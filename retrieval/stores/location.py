@@ -50,7 +50,7 @@ def open_store(location: Location, header: Mapping[str, str] | None = None, dime
 
 
 @contextlib.contextmanager
-def sole_writer(location: Location, wait: bool) -> Iterator[None]:
+def write_lock(location: Location, wait: bool) -> Iterator[None]:
     """Wait until no other process updates the same file; the lock ends with the process that holds it.
 
     Milvus takes the updates of many processes at once.

@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5.0  # in which a server must answer at first
 SECONDS = 8.0  # in which any later answer must come
 BUILD_SECONDS = 7 * 24 * 3600.0  # in which an approximate index must be built
 ROWS_AT_ONCE = 1000  # with 2,048 numbers each 8 MB, an eighth of what a message may have
-MOST_HITS = 16384  # that Milvus gives for a query (https://milvus.io/docs/limitations.md)
+MAX_HITS = 16384  # that Milvus gives for a query (https://milvus.io/docs/limitations.md)
 SPARE_HITS = 8  # by which ties are told from what is just behind them
 # Malkov and Yashunin 2016, https://arxiv.org/abs/1603.09320; chosen by `evaluate --recall`
 HNSW = {"M": 32, "efConstruction": 256}
@@ -49,7 +49,7 @@ class MilvusStore:
         collection: Name of the collection.
         header: Makes a new index with this header if there is none; None takes only one that is there.
         dimension: D, the length of the vectors of a new index.
-        exact_up_to: So many images are searched exactly; more by HNSW graphs, as soon as ``tidy`` sees them.
+        exact_up_to: So many images are searched exactly; more by HNSW graphs, as soon as ``compact`` sees them.
 
     Raises:
         MissingIndexError: There is none.
@@ -68,10 +68,10 @@ class MilvusStore:
         self.location = f"{uri}/{collection}"
         self._collection = collection
         self._exact_up_to = exact_up_to
-        with self._explained():
+        with self._translate_errors():
             self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=CONNECT_SECONDS)
         try:
-            with self._explained():
+            with self._translate_errors():
                 self._open(header, dimension)
         except BaseException:
             self._client.close()
@@ -121,7 +121,7 @@ class MilvusStore:
         self._client.create_index(self._collection, indexes, timeout=BUILD_SECONDS)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Say in one line what Milvus found."""
         try:
             yield
@@ -172,19 +172,19 @@ class MilvusStore:
 
     def records(self) -> dict[str, Record]:
         """All records by path."""
-        with self._explained():
+        with self._translate_errors():
             rows = self._query(f'path != "{HEADER}"', list(FIELDS))
         return {record.path: record for record in sorted(map(_record, rows), key=_order)}
 
     def labels(self) -> list[str]:
         """The labels of all images, in order."""
-        with self._explained():
+        with self._translate_errors():
             rows = self._query(f'{IMAGES} and label != ""', ["label"])
         return sorted({_decoded(row["label"]) for row in rows}, key=os.fsencode)
 
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new. Once it returns, they stay."""
-        with self._explained():
+        with self._translate_errors():
             wanted = {record.digest for record in records if record.digest is not None}
             known = {**vectors, **self._fetch(wanted - vectors.keys())}
             if missing := wanted - known.keys():
@@ -208,13 +208,13 @@ class MilvusStore:
     def remove(self, paths: Iterable[str]) -> None:
         """Forget files, and contents that no file has any more."""
         keys = [_encoded(path) for path in paths]
-        with self._explained():
+        with self._translate_errors():
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 self._client.delete(self._collection, ids=keys[start : start + ROWS_AT_ONCE], timeout=SECONDS)
 
-    def tidy(self, progress: bool = False) -> None:
+    def compact(self, progress: bool = False) -> None:
         """Search exactly up to ``exact_up_to`` images, by graphs beyond; there is no searching while that changes."""
-        with self._explained():
+        with self._translate_errors():
             (row,) = self._client.query(
                 self._collection, filter=IMAGES, output_fields=["count(*)"], consistency_level="Strong", timeout=SECONDS
             )
@@ -237,15 +237,15 @@ class MilvusStore:
         Milvus finds the candidates; their distances are then computed from the differences, as ``nearest`` does. Where
         copies or ties leave it open which are the closest, it is asked for twice as many.
         """
-        if k > MOST_HITS:
-            raise UserError(f"{self.location}: k must be at most {MOST_HITS}, got {k}")
+        if k > MAX_HITS:
+            raise UserError(f"{self.location}: k must be at most {MAX_HITS}, got {k}")
         expression = IMAGES if label is None else f'{IMAGES} and label == "{_encoded(label)}"'
         results: list[list[Hit]] = [[] for _ in queries]
         waiting = list(range(len(queries)))
         limit = k + SPARE_HITS
         while waiting:
-            limit = min(limit, MOST_HITS)
-            with self._explained():
+            limit = min(limit, MAX_HITS)
+            with self._translate_errors():
                 found = self._client.search(
                     self._collection,
                     data=[queries[number] for number in waiting],
@@ -262,14 +262,14 @@ class MilvusStore:
                 hits, reach = _closest(queries[number], [row["entity"] for row in rows], without[number])
                 results[number] = hits[:k]
                 complete = len(rows) < limit or (len(hits) >= k and hits[k - 1].distance < reach - ROUNDING)
-                if not complete and limit < MOST_HITS:
+                if not complete and limit < MAX_HITS:
                     undecided.append(number)
             waiting, limit = undecided, 2 * limit
         return results
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         """The N records that are images, by path, and (N, D), float32, their vectors."""
-        with self._explained():
+        with self._translate_errors():
             rows = self._query(IMAGES, [*FIELDS, "vector"])
         pairs = sorted(((_record(row), row["vector"]) for row in rows), key=lambda pair: _order(pair[0]))
         matrix = np.array([vector for _, vector in pairs], np.float32).reshape(len(pairs), -1 if pairs else 0)

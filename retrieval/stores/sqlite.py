@@ -51,18 +51,18 @@ class SQLiteStore:
     def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.location = str(path)
-        self._tidy = True
+        self._is_compact = True
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
         if not path.exists():
             if header is None:
                 raise MissingIndexError(f"{path}: no index there; make one with `python -m retrieval index`")
-            with self._explained():
+            with self._translate_errors():
                 _create(path, header)
-        with self._explained():
+        with self._translate_errors():
             self._connection, self._taken_as = self._connect()
         try:
-            with self._explained():
+            with self._translate_errors():
                 self._open()
         except BaseException:
             self._connection.close()
@@ -130,7 +130,7 @@ class SQLiteStore:
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Say in one line what SQLite found."""
         try:
             yield
@@ -171,8 +171,8 @@ class SQLiteStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A transaction that writes; it gives the index a new revision, by which readers know."""
-        self._tidy = False
-        with self._explained(), self._transaction("IMMEDIATE"):
+        self._is_compact = False
+        with self._translate_errors(), self._transaction("IMMEDIATE"):
             yield
             self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
 
@@ -183,12 +183,12 @@ class SQLiteStore:
 
     def records(self) -> dict[str, Record]:
         """All records by path."""
-        with self._explained(), self._transaction():
+        with self._translate_errors(), self._transaction():
             return {record.path: record for record in self._records()}
 
     def labels(self) -> list[str]:
         """The labels of all images, in order."""
-        with self._explained(), self._transaction():
+        with self._translate_errors(), self._transaction():
             return [
                 label
                 for (label,) in self._connection.execute(
@@ -226,21 +226,21 @@ class SQLiteStore:
                 "DELETE FROM images WHERE path = CAST(? AS TEXT)", ((_bytes(path),) for path in paths)
             )
 
-    def tidy(self, progress: bool = False) -> None:
+    def compact(self, progress: bool = False) -> None:
         """Forget contents that no file has any more."""
-        if self._tidy:
+        if self._is_compact:
             return
         with self._writing():
             self._connection.execute(
                 "DELETE FROM contents WHERE digest NOT IN (SELECT digest FROM images WHERE digest IS NOT NULL)"
             )
-        self._tidy = True
+        self._is_compact = True
 
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
     ) -> list[list[Hit]]:
         """The images that are closest to each query, the closest first, ties by path; see ``Store.search``."""
-        with self._explained(), self._transaction():
+        with self._translate_errors(), self._transaction():
             ids, matrix = self._load_matrix()
             if label is not None:
                 chosen = [
@@ -270,7 +270,7 @@ class SQLiteStore:
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         """The N records that are images, by path, and (N, D), float32, their vectors."""
-        with self._explained(), self._transaction():
+        with self._translate_errors(), self._transaction():
             _, matrix = self._load_matrix()
             return [record for record in self._records() if record.digest is not None], matrix
 

@@ -78,7 +78,7 @@ def address(collection, index, recogniser):
     shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
     page = build_page(shared, recogniser, find_samples(collection / "query_images"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval.app.server.MOST_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
+        patch.setattr("retrieval.app.server.MAX_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
         address = serve(page, "127.0.0.1", free_port(), None)
     yield address.rstrip("/")
     page.close()

@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse
 
 from retrieval import cli
 from retrieval.app.page import build_page, find_samples
-from retrieval.app.server import MOST_BYTES, Guard, read_users, serve
+from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
 from tests.browser.conftest import free_port
 from tests.conftest import draw_photo, start
 
@@ -167,7 +167,7 @@ def test_what_is_too_large_is_refused(address, collection):
 def test_a_decompression_bomb_gets_a_sentence(address, collection, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
-    assert bomb.stat().st_size < MOST_BYTES
+    assert bomb.stat().st_size < MAX_BYTES
     answer = call(address, "search", [store(address, bomb), 4, "any label", 2])
     assert answer.status_code >= 400
     assert "bomb.png: " in answer.text

@@ -22,7 +22,7 @@ def free_port():
 
 
 def start_together(folder, size=2, **options):
-    """Start the processes of a team, and give them with the queue of what they have done."""
+    """Start the processes of a group, and give them with the queue of what they have done."""
     done, port = processes.Queue(), free_port()
     options = {"seconds": 0.0, "location": None, **options}
     members = [
@@ -34,7 +34,7 @@ def start_together(folder, size=2, **options):
     return members, done
 
 
-def test_a_team_does_what_one_process_does_each_image_once(many, tmp_path):  # noqa: F811
+def test_a_group_does_what_one_process_does_each_image_once(many, tmp_path):  # noqa: F811
     (many / "class").mkdir()
     draw_photo(0, 0).save(many / "class" / "photo.jpg")
     (many / "broken.png").write_text("no picture")
@@ -57,7 +57,7 @@ def test_a_team_does_what_one_process_does_each_image_once(many, tmp_path):  # n
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_when_one_of_a_team_is_killed_nothing_is_lost_and_the_next_update_goes_on(many, killed):  # noqa: F811
+def test_when_one_of_a_group_is_killed_nothing_is_lost_and_the_next_update_goes_on(many, killed):  # noqa: F811
     members, _ = start_together(many, seconds=0.05)
     acknowledged = {}
     while len(acknowledged) < 16:
