@@ -1,10 +1,10 @@
 """What an index has to keep and answer, wherever it is kept."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from datamodules.errors import UserError
 from retrieval.search import Vectors
@@ -70,24 +70,28 @@ def migrate(header: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "built": json.dumps(built)}
 
 
-class Store(Protocol):
+class Store(ABC):
     """An index: a record for each file, a vector for each content, and a header that says what made the vectors.
 
     All methods raise a ``UserError`` when the index can't be reached, read or written.
+
+    Attributes:
+        location: Where it is, for messages.
+        header: The encoder's identity, and what builds it again; the same as long as the index lives.
     """
 
     location: str
+    header: Mapping[str, str]
 
-    @property
-    def header(self) -> Mapping[str, str]:
-        """The encoder's identity, and what builds it again; the same as long as the index lives."""
-
+    @abstractmethod
     def records(self) -> dict[str, Record]:
         """All records by path."""
 
+    @abstractmethod
     def labels(self) -> list[str]:
         """The labels of all images, in order."""
 
+    @abstractmethod
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay.
 
@@ -95,9 +99,11 @@ class Store(Protocol):
         record that is there.
         """
 
+    @abstractmethod
     def remove(self, paths: Iterable[str]) -> None:
         """Forget files."""
 
+    @abstractmethod
     def compact(self, progress: bool = False) -> None:
         """Do what waits until an update is complete: forget what no file needs, arrange the rest for searching.
 
@@ -105,6 +111,7 @@ class Store(Protocol):
             progress: Show a progress bar on stderr.
         """
 
+    @abstractmethod
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
     ) -> list[list[Hit]]:
@@ -117,14 +124,16 @@ class Store(Protocol):
             label: Look only among the images of this class folder.
         """
 
+    @abstractmethod
     def vectors(self) -> tuple[list[Record], Vectors]:
         """The N records that are images, by path, and (N, D), float32, their vectors."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the index."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -6,8 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 import grpc
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from datamodules.errors import UserError
 from retrieval.search import ROUNDING, Vectors
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, migrate
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, migrate
 
 TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of the variable
 EXACT_UP_TO = 1_000_000  # images: with 512 numbers each 2 GB, which two cores compare in about a second
@@ -37,7 +36,7 @@ FIELDS = ("path", "digest", "label", "size", "mtime_ns", "width", "height", "err
 IMAGES = 'digest != ""'
 
 
-class MilvusStore:
+class MilvusStore(Store):
     """An index in a collection: a row for each file, with the vector of its content, and one for the header.
 
     All reads see all that was written before (https://milvus.io/docs/consistency.md, level Strong). Names are kept
@@ -103,7 +102,7 @@ class MilvusStore:
                 f"{self.location}: written by a newer version of digitdoodle (index version {kept['schema']}, this one "
                 f"knows {SCHEMA}): update digitdoodle, or name another collection with --index"
             )
-        self._header: dict[str, str] = kept["header"] if kept["schema"] == SCHEMA else migrate(kept["header"])
+        self.header = kept["header"] if kept["schema"] == SCHEMA else migrate(kept["header"])
 
     def _create(self, dimension: int) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -165,25 +164,17 @@ class MilvusStore:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             self._client.upsert(self._collection, rows[start : start + ROWS_AT_ONCE], timeout=SECONDS)
 
-    @property
-    def header(self) -> Mapping[str, str]:
-        """The encoder's identity, and what builds it again."""
-        return self._header
-
     def records(self) -> dict[str, Record]:
-        """All records by path."""
         with self._translate_errors():
             rows = self._query(f'path != "{HEADER}"', list(FIELDS))
         return {record.path: record for record in sorted(map(_record, rows), key=_order)}
 
     def labels(self) -> list[str]:
-        """The labels of all images, in order."""
         with self._translate_errors():
             rows = self._query(f'{IMAGES} and label != ""', ["label"])
         return sorted({_decoded(row["label"]) for row in rows}, key=os.fsencode)
 
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
-        """Write records, and the vectors (D,) of contents that are new. Once it returns, they stay."""
         with self._translate_errors():
             wanted = {record.digest for record in records if record.digest is not None}
             known = {**vectors, **self._fetch(wanted - vectors.keys())}
@@ -206,14 +197,13 @@ class MilvusStore:
         return found
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Forget files, and contents that no file has any more."""
         keys = [_encoded(path) for path in paths]
         with self._translate_errors():
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 self._client.delete(self._collection, ids=keys[start : start + ROWS_AT_ONCE], timeout=SECONDS)
 
     def compact(self, progress: bool = False) -> None:
-        """Search exactly up to ``exact_up_to`` images, by graphs beyond; there is no searching while that changes."""
+        # Exact up to a number of images, by graphs beyond; there is no searching while that changes.
         with self._translate_errors():
             (row,) = self._client.query(
                 self._collection, filter=IMAGES, output_fields=["count(*)"], consistency_level="Strong", timeout=SECONDS
@@ -232,11 +222,8 @@ class MilvusStore:
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
     ) -> list[list[Hit]]:
-        """The images that are closest to each query, the closest first, ties by path; see ``Store.search``.
-
-        Milvus finds the candidates; their distances are then computed from the differences, as ``nearest`` does. Where
-        copies or ties leave it open which are the closest, it is asked for twice as many.
-        """
+        # Milvus finds the candidates; their distances are then computed from the differences, as ``nearest`` does. It
+        # is asked for twice as many where copies or ties leave it open which are the closest.
         if k > MAX_HITS:
             raise UserError(f"{self.location}: k must be at most {MAX_HITS}, got {k}")
         expression = IMAGES if label is None else f'{IMAGES} and label == "{_encoded(label)}"'
@@ -268,7 +255,6 @@ class MilvusStore:
         return results
 
     def vectors(self) -> tuple[list[Record], Vectors]:
-        """The N records that are images, by path, and (N, D), float32, their vectors."""
         with self._translate_errors():
             rows = self._query(IMAGES, [*FIELDS, "vector"])
         pairs = sorted(((_record(row), row["vector"]) for row in rows), key=lambda pair: _order(pair[0]))
@@ -276,16 +262,7 @@ class MilvusStore:
         return [record for record, _ in pairs], matrix
 
     def close(self) -> None:
-        """Let go of the server."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def parse_address(address: str) -> tuple[str, str, int]:

@@ -7,8 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.writing import atomic_write
 from retrieval.search import Vectors, nearest
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, migrate
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, migrate
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
@@ -33,7 +32,7 @@ CREATE INDEX images_by_digest ON images (digest);
 """
 
 
-class SQLiteStore:
+class SQLiteStore(Store):
     """An index in one SQLite file, and the matrix of its vectors in a file beside it that is derived from it.
 
     Readers work while a writer writes; writers wait for each other. What a method has written survives the death of
@@ -115,9 +114,9 @@ class SQLiteStore:
                 f"{self.path}: written by a newer version of digitdoodle (index version {version}, this one knows "
                 f"{SCHEMA}): update digitdoodle, or name another file with --index"
             )
-        self._header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
+        self.header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
         if version < SCHEMA:
-            self._header = migrate(self._header)
+            self.header = migrate(self.header)
             if self._taken_as is None:
                 self._write_migrated()
 
@@ -126,7 +125,7 @@ class SQLiteStore:
         with self._turn, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute("DELETE FROM header WHERE key != 'revision'")
-            self._connection.executemany("INSERT INTO header VALUES (?, ?)", self._header.items())
+            self._connection.executemany("INSERT INTO header VALUES (?, ?)", self.header.items())
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
     @contextlib.contextmanager
@@ -154,10 +153,10 @@ class SQLiteStore:
             if self._taken_as is not None and self._taken_as != self._state():
                 before, (self._connection, self._taken_as) = self._connection, self._connect()
                 before.close()
-                header = self._header
+                header = self.header
                 self._open()
-                if self._header != header:
-                    self._header, self._taken_as = header, ()  # so that the next one is told as well
+                if self.header != header:
+                    self.header, self._taken_as = header, ()  # so that the next one is told as well
                     raise UserError(f"{self.path}: made anew by another encoder: start again")
             self._connection.execute(f"BEGIN {kind}")
             try:
@@ -176,18 +175,11 @@ class SQLiteStore:
             yield
             self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
 
-    @property
-    def header(self) -> Mapping[str, str]:
-        """The encoder's identity, and what builds it again."""
-        return self._header
-
     def records(self) -> dict[str, Record]:
-        """All records by path."""
         with self._translate_errors(), self._transaction():
             return {record.path: record for record in self._records()}
 
     def labels(self) -> list[str]:
-        """The labels of all images, in order."""
         with self._translate_errors(), self._transaction():
             return [
                 label
@@ -204,7 +196,6 @@ class SQLiteStore:
         return (Record(*row) for row in rows)
 
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
-        """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay."""
         sizes = {record.digest: (record.width, record.height) for record in records}
         with self._writing():
             self._connection.executemany(
@@ -220,14 +211,12 @@ class SQLiteStore:
             )
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Forget files."""
         with self._writing():
             self._connection.executemany(
                 "DELETE FROM images WHERE path = CAST(? AS TEXT)", ((_bytes(path),) for path in paths)
             )
 
     def compact(self, progress: bool = False) -> None:
-        """Forget contents that no file has any more."""
         if self._is_compact:
             return
         with self._writing():
@@ -239,7 +228,6 @@ class SQLiteStore:
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
     ) -> list[list[Hit]]:
-        """The images that are closest to each query, the closest first, ties by path; see ``Store.search``."""
         with self._translate_errors(), self._transaction():
             ids, matrix = self._load_matrix()
             if label is not None:
@@ -269,7 +257,6 @@ class SQLiteStore:
             return results
 
     def vectors(self) -> tuple[list[Record], Vectors]:
-        """The N records that are images, by path, and (N, D), float32, their vectors."""
         with self._translate_errors(), self._transaction():
             _, matrix = self._load_matrix()
             return [record for record in self._records() if record.digest is not None], matrix
@@ -314,17 +301,8 @@ class SQLiteStore:
         return ids, matrix.reshape(len(rows), -1 if rows else 0)
 
     def close(self) -> None:
-        """Let go of the file."""
         self._matrix = None
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _create(path: Path, header: Mapping[str, str]) -> None:
