@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import platformdirs
 import psutil
 from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, decode_image, read_bytes, to_pixels
 from datamodules.splits import DIGEST_BYTES, digest
+from datamodules.tagged_array import read_tagged, write_tagged
 from datamodules.writing import atomic_write
 
 FORMAT = 1
@@ -40,8 +42,8 @@ class DecodedImages:
 
 
 def default_cache_dir() -> Path:
-    """Where caches go unless told otherwise: ``$XDG_CACHE_HOME/digitdoodle``, else ``~/.cache/digitdoodle``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitdoodle"
+    """Where caches go unless told otherwise, such as ``~/.cache/digitdoodle``: where the system keeps them."""
+    return platformdirs.user_cache_path("digitdoodle", appauthor=False)
 
 
 def load_images(
@@ -107,54 +109,38 @@ def _decode(path: Path, size: int, channels: int) -> tuple[npt.NDArray[np.uint8]
 
 
 def _build(file: IO[bytes], paths: list[Path], size: int, channels: int, fingerprint: bytes) -> None:
-    """Write the cache as consecutive NPY arrays: fingerprint, pixels, digests, and the errors as JSON."""
-    np.save(file, np.frombuffer(fingerprint, np.uint8))
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), channels, size, size)}
-    start_of_pixels = file.tell()
-    np.lib.format.write_array_header_1_0(file, header)
+    """Write the cache: the pixels, tagged with the fingerprint, the digests, and the errors as JSON."""
     digests: list[bytes] = []
     errors: dict[int, str] = {}
-    with (
-        ThreadPoolExecutor() as pool,  # Pillow decodes and resizes without holding the interpreter lock
-        tqdm(total=len(paths), desc="Decoding images", unit="img", delay=1, leave=False) as progress,
-    ):
-        for start in range(0, len(paths), BLOCK):
-            block = paths[start : start + BLOCK]
-            for row, decoded in enumerate(pool.map(lambda path: _decode(path, size, channels), block), start):
-                if isinstance(decoded, str):
-                    errors[row] = decoded
-                else:
-                    file.write(decoded[0].tobytes())
-                    digests.append(decoded[1])
-                progress.update()
+
+    def rows() -> Iterator[bytes]:
+        with (
+            ThreadPoolExecutor() as pool,  # Pillow decodes and resizes without holding the interpreter lock
+            tqdm(total=len(paths), desc="Decoding images", unit="img", delay=1, leave=False) as progress,
+        ):
+            for start in range(0, len(paths), BLOCK):
+                block = paths[start : start + BLOCK]
+                for row, decoded in enumerate(pool.map(lambda path: _decode(path, size, channels), block), start):
+                    if isinstance(decoded, str):
+                        errors[row] = decoded
+                    else:
+                        digests.append(decoded[1])
+                        yield decoded[0].tobytes()
+                    progress.update()
+
+    write_tagged(file, fingerprint, "|u1", (channels, size, size), rows())
     np.save(file, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES))
     np.save(file, np.frombuffer(json.dumps(errors).encode(), np.uint8))
-    # Now the number of readable files is known; NPY headers leave room for the first dimension to change.
-    file.seek(start_of_pixels)
-    np.lib.format.write_array_header_1_0(file, {**header, "shape": (len(digests), channels, size, size)})
 
 
 def _read(cache: Path, fingerprint: bytes, count: int, max_ram_share: float) -> DecodedImages:
     """Read a cache file.
 
     Raises:
-        Exception: There is none, or it is damaged, or it speaks of other files.
+        Exception: There is none, or it is damaged, or it was made from other files.
     """
     with cache.open("rb") as file:
-        if np.load(file).tobytes() != fingerprint:
-            raise ValueError("stale")
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not written by this version")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset, size = file.tell(), int(np.prod(shape))
-        pixels: npt.NDArray[np.uint8]
-        if size == 0:
-            pixels = np.empty(shape, np.uint8)
-        elif size > max_ram_share * psutil.virtual_memory().total:
-            pixels = np.memmap(file, dtype, "r", offset, shape)
-            file.seek(offset + size)
-        else:
-            pixels = np.fromfile(file, dtype, size).reshape(shape)
+        pixels = read_tagged(file, fingerprint, max_ram_share * psutil.virtual_memory().total)
         digests = np.load(file)
         errors = json.loads(np.load(file).tobytes())
     if len(pixels) != len(digests) or len(digests) + len(errors) != count:

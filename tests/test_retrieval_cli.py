@@ -263,7 +263,7 @@ def failure_after_work(capsys, *args):
         (["query", "sky_30.jpg", "--database", "photos", "--layer", "layer9"], "resnet18 has no maps at layer9"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "resnet7"], "unknown encoder resnet7"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "text.jpg"], "text.jpg: not written by torch"),
-        (["query", "sky_30.jpg", "--database", "empty", "--index", "text.jpg"], "text.jpg: damaged, or no index"),
+        (["query", "sky_30.jpg", "--database", "empty", "--index", "text.jpg"], "text.jpg: damaged, or not an index"),
         (["evaluate", "photos", "--queries", "empty"], "empty: no folder of images"),
         (["evaluate", "photos", "--queries", "photos/sky"], "of which class?"),
         (["audit", "photos", "--split", "no.csv"], "no.csv: no such file"),

@@ -57,7 +57,7 @@ def test_the_matrix_file_is_made_again_when_it_does_not_match(store, location, d
 def test_a_file_that_is_no_database_is_refused_and_left_alone(location):
     location.write_bytes(b"my holiday pictures" * 1000)
     for header in (None, HEADER):
-        with pytest.raises(UserError, match="damaged, or no index at all: delete it and index again"):
+        with pytest.raises(UserError, match="damaged, or not an index: delete it and index again"):
             SQLiteStore(location, header)
     assert location.read_bytes() == b"my holiday pictures" * 1000
 

@@ -5,15 +5,17 @@ import os
 import secrets
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import UserError
+from datamodules.tagged_array import read_tagged, write_tagged
 from datamodules.writing import atomic_write
 from retrieval.search import Vectors, nearest
 from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, migrate
@@ -53,19 +55,17 @@ class SQLiteStore(Store):
         self._is_compact = True
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
-        if not path.exists():
-            if header is None:
-                raise MissingIndexError(f"{path}: no index there; make one with `python -m retrieval index`")
-            with self._translate_errors():
-                _create(path, header)
         with self._translate_errors():
+            if not path.exists():
+                if header is None:
+                    raise MissingIndexError(f"{path}: no index there; make one with `python -m retrieval index`")
+                _create(path, header)
             self._connection, self._taken_as = self._connect()
-        try:
-            with self._translate_errors():
+            try:
                 self._open()
-        except BaseException:
-            self._connection.close()
-            raise
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _connect(self) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
         """A connection and, where it takes the file for one that nobody changes, the state that it was in.
@@ -134,22 +134,22 @@ class SQLiteStore(Store):
         try:
             yield
         except sqlite3.Error as error:
-            what = str(error)
-            if "not a database" in what or "malformed" in what:
-                advice = "damaged, or no index at all: delete it and index again, or name another file with --index"
-            elif "readonly" in what or "unable to open" in what:
-                advice = "can't be written there: name a file in another folder with --index"
-            elif "full" in what or "disk I/O" in what:
-                advice = f"can't be written ({what}): make room, or name a file on another disk with --index"
-            elif "locked" in what:
-                advice = f"another process has been writing for {WAIT_SECONDS:.0f} s: try again later"
-            else:
-                raise
+            match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF:  # the primary one of an extended code
+                case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+                    advice = "damaged, or not an index: delete it and index again, or name another file with --index"
+                case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+                    advice = "can't be written there: name a file in another folder with --index"
+                case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                    advice = f"can't be written ({error}): make room, or name a file on another disk with --index"
+                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                    advice = f"another process has been writing for {WAIT_SECONDS:.0f} s: try again later"
+                case _:
+                    raise
             raise UserError(f"{self.path}: {advice}") from error
 
     @contextlib.contextmanager
     def _transaction(self, kind: str = "DEFERRED") -> Iterator[None]:
-        with self._turn:
+        with self._translate_errors(), self._turn:
             if self._taken_as is not None and self._taken_as != self._state():
                 before, (self._connection, self._taken_as) = self._connection, self._connect()
                 before.close()
@@ -171,22 +171,20 @@ class SQLiteStore(Store):
     def _writing(self) -> Iterator[None]:
         """A transaction that writes; it gives the index a new revision, by which readers know."""
         self._is_compact = False
-        with self._translate_errors(), self._transaction("IMMEDIATE"):
+        with self._transaction("IMMEDIATE"):
             yield
             self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
 
     def records(self) -> dict[str, Record]:
-        with self._translate_errors(), self._transaction():
+        with self._transaction():
             return {record.path: record for record in self._records()}
 
     def labels(self) -> list[str]:
-        with self._translate_errors(), self._transaction():
-            return [
-                label
-                for (label,) in self._connection.execute(
-                    "SELECT DISTINCT label FROM images WHERE label IS NOT NULL AND digest IS NOT NULL ORDER BY label"
-                )
-            ]
+        with self._transaction():
+            rows = self._connection.execute(
+                "SELECT DISTINCT label FROM images WHERE label IS NOT NULL AND digest IS NOT NULL ORDER BY label"
+            )
+            return [label for (label,) in rows]
 
     def _records(self) -> Iterator[Record]:
         rows = self._connection.execute(
@@ -228,16 +226,13 @@ class SQLiteStore(Store):
     def search(
         self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
     ) -> list[list[Hit]]:
-        with self._translate_errors(), self._transaction():
+        with self._transaction():
             ids, matrix = self._load_matrix()
             if label is not None:
-                chosen = [
-                    row
-                    for (row,) in self._connection.execute(
-                        "SELECT id FROM images WHERE label = CAST(? AS TEXT)", (_bytes(label),)
-                    )
-                ]
-                rows = np.flatnonzero(np.isin(ids, chosen))
+                chosen = self._connection.execute(
+                    "SELECT id FROM images WHERE label = CAST(? AS TEXT)", (_bytes(label),)
+                )
+                rows = np.flatnonzero(np.isin(ids, [row for (row,) in chosen]))
                 ids, matrix = ids[rows], matrix[rows]
             copies = [
                 self._connection.execute("SELECT count(*) FROM images WHERE digest = ?", (digest,)).fetchone()[0]
@@ -257,7 +252,7 @@ class SQLiteStore(Store):
             return results
 
     def vectors(self) -> tuple[list[Record], Vectors]:
-        with self._translate_errors(), self._transaction():
+        with self._transaction():
             _, matrix = self._load_matrix()
             return [record for record in self._records() if record.digest is not None], matrix
 
@@ -281,18 +276,17 @@ class SQLiteStore(Store):
         )
 
     def _write_matrix(self, file: IO[bytes], revision: str) -> None:
-        """Write consecutive NPY arrays: revision, vectors, ids; a row at a time, so that memory stays flat."""
-        np.save(file, np.frombuffer(revision.encode(), np.uint8))
-        count, length = self._connection.execute(
-            "SELECT count(*), ifnull(max(length(vector)), 0) FROM images JOIN contents USING (digest)"
-        ).fetchone()
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, length // 4)}
-        np.lib.format.write_array_header_1_0(file, header)
-        ids = np.empty(count, np.int64)
-        for row, (image, vector) in enumerate(self._rows()):
-            ids[row] = image
-            file.write(vector)
-        np.save(file, ids)
+        """Write the vectors, tagged with the revision, and the ids."""
+        ids = array("q")
+
+        def vectors() -> Iterator[bytes]:
+            for image, vector in self._rows():
+                ids.append(image)
+                yield vector
+
+        (length,) = self._connection.execute("SELECT ifnull(max(length(vector)), 0) FROM contents").fetchone()
+        write_tagged(file, revision.encode(), "<f4", (length // 4,), vectors())
+        np.save(file, np.array(ids, np.int64))
 
     def _build_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
         rows = list(self._rows())
@@ -334,16 +328,6 @@ def _map_matrix(path: Path, revision: str) -> tuple[npt.NDArray[np.int64], Vecto
     """Map a matrix file; None if there is none, or it belongs to another revision, or is damaged."""
     # NumPy raises nearly anything on a damaged header; whatever is wrong with it, it is made again.
     with contextlib.suppress(Exception), path.open("rb") as file:
-        if np.load(file).tobytes() != revision.encode():
-            return None
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset = file.tell()
-        size = int(np.prod(shape)) * dtype.itemsize
-        file.seek(offset + size)
-        ids: npt.NDArray[np.int64] = np.load(file)
-        if size == 0:
-            return ids, np.empty(shape, np.float32)
-        matrix: Any = np.memmap(file, dtype, "r", offset, shape)
-        return ids, matrix.view(np.ndarray)
+        matrix = read_tagged(file, revision.encode()).view(np.ndarray)
+        return np.load(file), matrix
     return None
