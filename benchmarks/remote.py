@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.harness import Measurement, Options, has, say
 from retrieval.search import nearest
 from retrieval.stores.base import Record, Store
-from retrieval.stores.location import open_store
+from retrieval.stores.location import parse_location
 
 IMAGES, LENGTH, QUERIES = 50_000, 512, 1_000
 OWN = 32  # directions in which most of the vectors differ; like features of images, they fill only a part of space
@@ -44,17 +44,17 @@ def run(options: Options) -> list[Measurement]:
     with tempfile.TemporaryDirectory() as scratch, running_server(Path(scratch) / "milvus") as server:
         os.environ["MILVUS_TOKEN"] = server.token
         address = f"{server.uri}/images?exact_up_to="
-        with open_store(Path(scratch) / "index.sqlite", HEADER) as store:
+        with parse_location(Path(scratch) / "index.sqlite").open(HEADER) as store:
             writing.values["file"] = [_fill(store, vectors)]
             reading.values["file"] = [_read(store)[0]]
             _search(store, "file", asked, exact, measurements)
-        with open_store(f"{address}{count}", HEADER, LENGTH) as store:
+        with parse_location(f"{address}{count}").open(HEADER, LENGTH) as store:
             writing.values["Milvus"] = [_fill(store, vectors)]
             seconds, megabytes = _read(store)
             reading.values["Milvus"], held.values["both"] = [seconds], [megabytes]
             store.compact()
             _search(store, "Milvus, exact", asked, exact, measurements)
-        with open_store(f"{address}{count - 1}") as store:
+        with parse_location(f"{address}{count - 1}").open() as store:
             start = time.perf_counter()
             store.compact()
             building.values["Milvus, HNSW"] = [time.perf_counter() - start]

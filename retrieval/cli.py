@@ -16,8 +16,9 @@ from datamodules.writing import check_output, write_csv
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from retrieval.index import ImageIndex, Update
+    from retrieval.index import ImageIndex
     from retrieval.process_group import ProcessGroup
+    from retrieval.update import Update
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 WORST = 5  # queries in the picture of `evaluate`
@@ -131,7 +132,7 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
     from datamodules.images import find_images, no_images
     from retrieval.stores.base import MissingIndexError
-    from retrieval.stores.location import find_location, open_store
+    from retrieval.stores.location import find_location
 
     location = find_location(folder, options.index)
 
@@ -139,10 +140,10 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
         if not folder.is_dir():
             raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
         try:
-            with open_store(location) as store:
+            with location.open() as store:
                 return store.header
         except MissingIndexError:
-            if group is None and not isinstance(location, Path):  # only `index` makes one there
+            if group is None and location.shared:  # only `index` makes one there
                 raise
             if not find_images(folder):  # said before weights are read, or downloaded
                 raise no_images(folder) from None
@@ -171,7 +172,7 @@ def _bring_up_to_date(index: "ImageIndex") -> None:
 
     from retrieval.stores.location import ReadOnlyError
 
-    if not isinstance(index.location, Path):
+    if index.location.shared:
         return
     try:
         update = index.update(progress=True, wait=False)
@@ -179,8 +180,6 @@ def _bring_up_to_date(index: "ImageIndex") -> None:
         _say(f"{index.folder}: another process is updating the index; going on with what it has so far")
         return
     except ReadOnlyError as error:
-        if not index.location.exists():
-            raise
         _say(f"{error}; going on with what the index has so far")
         return
     if update.encoded or update.known or update.removed:
@@ -216,7 +215,7 @@ def _index(options: argparse.Namespace) -> None:
         broken = "\n  ".join(printable(error) for error in update.errors)
         message = f"{len(update.errors)} of {total} files can't be read, the others are indexed"
         if options.on_unreadable == "error":
-            raise UserError(f"{message}; mend or remove them, or pass --on-unreadable skip:\n  {broken}")
+            raise UserError(f"{message}; repair or remove them, or pass --on-unreadable skip:\n  {broken}")
         _say(f"{message}:\n  {broken}")
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -13,9 +11,9 @@ from PIL import Image
 from datamodules.images import read_image
 from datamodules.text import short_name
 from retrieval.audit import Finding
-from retrieval.encoders.base import Box, Encoder
-from retrieval.index import Match, Query, read_query
-from retrieval.search import Vectors
+from retrieval.encoders.base import Encoder
+from retrieval.explain import explainer
+from retrieval.index import Match, Query
 
 COLUMNS = 7  # more images in a row can't be told apart on a page
 SIDE = 480  # pixels that an image is drawn with at most
@@ -48,18 +46,12 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
         name = "" if isinstance(query, Image.Image) else short_name(Path(query).name)
         _show(axes, _thumbnail(query), "Query Image", name)
         axes.title.set_fontweight("bold")
-        vector = None
-        if encoder is not None:
-            vector = encoder.encode([read_query(query, encoder)[0]])[0]
+        picture = _thumbnail if encoder is None else explainer(query, encoder, SIDE)
         for number, match in enumerate(matches, 1):
             axes = figure.add_subplot(*shape, first + number + 1)
             label = f"\n{short_name(match.label)}" if match.label is not None else ""
             text = f"{match.distance:.3f}{label}\n{short_name(match.path.name)}"
-            if encoder is not None and vector is not None:
-                image = explain(match.path, vector, encoder, SIDE)
-            else:
-                image = _thumbnail(match.path)
-            _show(axes, image, f"Similar Image {number}", text)
+            _show(axes, picture(match.path), f"Similar Image {number}", text)
     return figure
 
 
@@ -69,42 +61,6 @@ def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
     axes.set_xlabel(text, fontsize=8, parse_math=False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-
-
-def explain(path: Path, vector: Vectors, encoder: Encoder, side: int) -> Image.Image:
-    """An image, made small, with the regions that make it similar to a query.
-
-    Args:
-        path: Where it is.
-        vector: (D,), float32, of the query.
-        encoder: What made the vector.
-        side: Pixels that it gets at most.
-
-    Raises:
-        UserError: It can't be read.
-    """
-    image = read_image(path, channels=3)
-    pixels, _ = read_query(image, encoder)
-    image.thumbnail((side, side))
-    return overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
-
-
-def overlay(image: Image.Image, regions: npt.NDArray[np.float32], box: Box) -> Image.Image:
-    """Lay a map of regions over the part of an image that the encoder sees; what adds nothing stays clear.
-
-    Args:
-        image: Mode ``RGB``.
-        regions: (h, w), as ``Encoder.similarity_map`` gives it.
-        box: Which part the map is of: left, top, right, bottom, in pixels of the image.
-    """
-    strength = np.clip(regions / max(float(regions.max()), 1e-12), 0, 1)
-    left, top, right, bottom = (round(edge) for edge in box)
-    heat = Image.fromarray(strength).resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
-    colours = colormaps["inferno"](np.asarray(heat), bytes=True)
-    colours[..., 3] = 166 * np.asarray(heat)  # 65 % where it is strongest
-    layer = Image.new("RGBA", image.size)
-    layer.paste(Image.fromarray(colours), (left, top))
-    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
 def _thumbnail(query: Query) -> Image.Image:

@@ -14,7 +14,7 @@ import pytest
 from datamodules.errors import UserError
 from retrieval.cli import main
 from retrieval.stores.base import Record
-from retrieval.stores.location import open_store
+from retrieval.stores.location import parse_location
 from tests.conftest import REPOSITORY, draw_photo, start
 from tests.small_encoder import index_folder
 from tests.test_index import content, many, processes  # noqa: F401 - many is a fixture
@@ -27,8 +27,8 @@ def test_milvus_is_imported_only_when_an_index_on_it_is_opened(tmp_path):
 import sys
 from pathlib import Path
 import retrieval, retrieval.cli, retrieval.index
-from retrieval.stores.location import open_store
-open_store(Path({str(tmp_path / "file.sqlite")!r}), {{"encoder": "some"}}).close()
+from retrieval.stores.location import parse_location
+parse_location(Path({str(tmp_path / "file.sqlite")!r})).open({{"encoder": "some"}}).close()
 assert not [name for name in sys.modules if "milvus" in name]
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
@@ -63,13 +63,13 @@ sys.exit(main(["index", ".", "--index", "http://127.0.0.1:1/photos"]))
 )
 def test_an_address_that_is_none_is_a_clear_error(address, message):
     with pytest.raises(UserError, match=message):
-        open_store(address)
+        parse_location(address).open()
 
 
 @pytest.mark.milvus
 def test_a_password_in_the_address_is_refused_and_not_repeated():
     with pytest.raises(UserError, match="keep the password out of the address") as caught:
-        open_store("https://me:secret@127.0.0.1:1/photos")
+        parse_location("https://me:secret@127.0.0.1:1/photos").open()
     assert "secret" not in str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_a_server_that_does_not_answer_is_said_within_ten_seconds(photos, answer
         address = f"http://127.0.0.1:{server.getsockname()[1]}/photos"
         started = time.monotonic()
         with pytest.raises(UserError, match=f"^{address}: the server doesn't answer; is it running"):
-            open_store(address)
+            parse_location(address).open()
         assert time.monotonic() - started < 10
         process = start(
             "query", str(photos / "sky" / "0.jpg"), "--database", str(photos), "--index", address, module="retrieval"
@@ -100,7 +100,7 @@ def address(milvus):
 
 
 def make(address):
-    return open_store(address, HEADER, 8)
+    return parse_location(address).open(HEADER, 8)
 
 
 @pytest.mark.server
@@ -133,7 +133,7 @@ def test_an_index_of_a_newer_version_is_refused(address, monkeypatch):
         make(address).close()
         patch.setattr("retrieval.stores.milvus.SCHEMA", 0)
         with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 2, this one knows 0\)"):
-            open_store(address)
+            parse_location(address).open()
 
 
 @pytest.mark.server
@@ -144,7 +144,7 @@ def test_beyond_a_size_it_is_searched_by_graphs_and_below_it_exactly(address):
     vectors = generator.standard_normal((1000, 8), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     digests = [number.to_bytes(16, "big") for number in range(1000)]
-    with open_store(f"{address}?exact_up_to=500", HEADER, 8) as store:
+    with parse_location(f"{address}?exact_up_to=500").open(HEADER, 8) as store:
         store.add(
             [Record(f"{number:04}.png", 1, 1, digest, None, 1, 1) for number, digest in enumerate(digests)],
             dict(zip(digests, vectors, strict=True)),
@@ -196,7 +196,7 @@ def open_when_ready(address):
     deadline = time.monotonic() + 100
     while True:
         try:
-            return open_store(address)
+            return parse_location(address).open()
         except UserError:
             assert time.monotonic() < deadline
             time.sleep(0.5)
@@ -246,17 +246,17 @@ def test_an_indexing_process_that_is_killed_is_completed_by_the_next(address, ma
         assert process.is_alive()
         time.sleep(0.2)
         try:
-            with open_store(address) as store:
+            with parse_location(address).open() as store:
                 acknowledged = store.records()
         except UserError:  # it is being made
             continue
     process.kill()
     process.join()
-    with open_store(address) as store:
+    with parse_location(address).open() as store:
         assert acknowledged.items() <= store.records().items()
         assert len(store.records()) < 100
     index_folder(many, location=address)
-    with open_store(address) as store:
+    with parse_location(address).open() as store:
         records, vectors = store.vectors()
     index_folder(many)
     expected, matrix = content(many)
@@ -273,7 +273,7 @@ def test_each_process_of_a_group_writes_to_milvus_for_itself(address, many):  # 
         assert member.exitcode == 0
     assert updates[0].encoded == 100
     assert updates[1].encoded > 30
-    with open_store(address) as store:
+    with parse_location(address).open() as store:
         assert len(store.vectors()[0]) == 100
 
 

@@ -223,7 +223,7 @@ def test_a_classifier_of_ours_searches_what_it_knows(trained, capsys):
 def test_unreadable_files_fail_once_the_others_are_indexed(place, encoder, capsys):
     (place / "photos" / "text\n.png").write_text("no picture")
     out, err = "", failure_after_work(capsys, "index", "photos", *encoder)
-    assert "1 of 13 files can't be read, the others are indexed; mend or remove them" in err
+    assert "1 of 13 files can't be read, the others are indexed; repair or remove them" in err
     assert "photos/text\\n.png: cannot identify image file" in err
     out, err = run(capsys, "index", "photos", "--on-unreadable", "skip")
     assert "12 unchanged" in out

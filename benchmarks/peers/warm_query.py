@@ -7,10 +7,10 @@ from pathlib import Path
 from benchmarks.harness import seconds_of
 from retrieval.encoders.registry import rebuild_encoder
 from retrieval.index import ImageIndex
-from retrieval.stores.location import find_location, open_store
+from retrieval.stores.location import find_location
 
 folder, query = sys.argv[1:]
-with open_store(find_location(Path(folder), None)) as store:
+with find_location(Path(folder), None).open() as store:
     encoder = rebuild_encoder(store.header)
 with ImageIndex.open(folder, encoder) as index:
     print(json.dumps({"seconds": seconds_of(lambda: index.search(query, k=4), 15)}))

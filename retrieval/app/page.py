@@ -22,8 +22,8 @@ from PIL import Image
 from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, find_images, read_bytes, read_image
 from retrieval.app.recognition import Recogniser
-from retrieval.index import ImageIndex, Match, read_query
-from retrieval.plots import explain
+from retrieval.explain import explainer
+from retrieval.index import ImageIndex, Match
 
 MAX_MATCHES = 20
 MAX_QUERIES = 16  # in one request
@@ -209,7 +209,7 @@ def _show(
         try:
             matches = _search(index, query, k, label, threshold)
             row = [(_thumbnail(query), f"Query\n{query.name}")] if len(queries) > 1 else []
-            picture = _explainer(index, query) if explained else _thumbnail
+            picture = explainer(query, index.encoder, THUMBNAIL) if explained else _thumbnail
             row += [_shown(match, picture, index) for match in matches]
         except UserError as error:
             said.append(_sentence(error, index))
@@ -227,12 +227,6 @@ def _show(
         said.insert(0, f"{min(len(queries), MAX_QUERIES) - len(said)} queries, one a row.{limit}")
     columns = int(k) + 1 if len(queries) > 1 else min(4, max(len(shown), 2))
     return "\n".join(said), gr.Gallery(shown, columns=columns), paths
-
-
-def _explainer(index: ImageIndex, query: Path) -> Callable[[Path], Image.Image]:
-    """What draws images with the regions that make them similar to the query."""
-    vector = index.encoder.encode([read_query(query, index.encoder)[0]])[0]
-    return lambda path: explain(path, vector, index.encoder, THUMBNAIL)
 
 
 def _shown(match: Match, picture: Callable[[Path], Image.Image], index: ImageIndex) -> tuple[Image.Image, str]:
@@ -303,7 +297,7 @@ def _sentence(error: UserError, index: ImageIndex | None = None) -> str:
     uploads = re.escape(str(Path(get_upload_folder()).resolve()))
     text = re.sub(rf"{uploads}/[^/]+/", "", str(error))  # whose names may have blanks
     if index is not None:
-        for folder in (index.folder, Path(index.location).parent):
+        for folder in (index.folder, Path(str(index.location)).parent):
             text = text.replace(f"{folder}{os.sep}", "")
     text = _sendable(text)
     return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
