@@ -58,7 +58,7 @@ class Augmentation(BaseAugmentation):
     The same as ``RandomAffine(degrees, translate, scale, BILINEAR, fill)`` and then ``ColorJitter(contrast)`` on
     each image by itself, except that translations are not rounded to whole pixels. ``elastic`` then bends what is
     drawn, as another hand would have drawn it (Simard et al. 2003, https://doi.org/10.1109/ICDAR.2003.1227801). There
-    is no flip: a flipped 2 is no 2.
+    is no flip: a flipped 2 is not a 2.
 
     Attributes:
         degrees: Rotation angles are drawn from (-degrees, degrees).

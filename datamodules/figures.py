@@ -20,7 +20,7 @@ def picture_format(path: Path) -> str:
 
     kind = path.suffix.lower().lstrip(".") or "png"
     if kind not in FigureCanvasBase.get_supported_filetypes():
-        raise UserError(f"{path}: no picture format; name it .png, .pdf or .svg")
+        raise UserError(f"{path}: not a picture format; name it .png, .pdf or .svg")
     return kind
 
 

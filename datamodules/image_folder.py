@@ -192,7 +192,7 @@ class ImageFolderDataModule(ImageDataModule):
             broken = "\n  ".join(decoded.errors.values())
             raise UserError(
                 f"{len(decoded.errors)} of {len(paths)} images in {root} can't be read; "
-                f"mend or remove them, or go on without them by --data.on_unreadable skip:\n  {broken}"
+                f"repair or remove them, or go on without them by --data.on_unreadable skip:\n  {broken}"
             )
         readable = [row for row in range(len(paths)) if row not in decoded.errors]
         return [paths[row] for row in readable], [labels[row] for row in readable], decoded

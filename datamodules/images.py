@@ -36,7 +36,7 @@ def find_images(folder: Path) -> list[Path]:
     """List the image files below a folder, in natural order of their paths; see ``list_files``.
 
     Raises:
-        UserError: A folder can't be listed: its images would seem to be gone.
+        UserError: A folder can't be listed: its images would seem to be deleted.
     """
     return list_files(folder)[0]
 
@@ -52,7 +52,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
         followed, so that a loop of links ends.
 
     Raises:
-        UserError: A folder can't be listed: its images would seem to be gone.
+        UserError: A folder can't be listed: its images would seem to be deleted.
     """
 
     def fail(error: OSError) -> None:
@@ -112,8 +112,8 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
         channels: 1 for grey (mode ``L``) or 3 for colour (mode ``RGB``).
 
     Raises:
-        ImageError: The data are no image that Pillow knows, are cut off, have pixels without an agreed meaning, or
-            unfold to more of them than Pillow's guard against decompression bombs allows.
+        ImageError: The data are not an image that Pillow can read, are cut off, have pixels without an agreed
+            meaning, or unfold to more of them than Pillow's guard against decompression bombs allows.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -140,7 +140,7 @@ def read_image(path: Path, channels: int) -> Image.Image:
     """Read an image file, upright, as grey (1 channel) or colour (3); see ``decode_image``.
 
     Raises:
-        ImageError: The file is missing, may not be read, or is no whole image.
+        ImageError: The file is missing, may not be read, or is not a complete image.
     """
     return decode_image(read_bytes(path), path, channels)
 

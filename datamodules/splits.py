@@ -88,18 +88,18 @@ def read_rows(path: Path) -> dict[str, tuple[str, str]]:
     """Read a split file: label and subset by file.
 
     Raises:
-        UserError: The file is missing or is no split.
+        UserError: The file is missing or is not a split file.
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             if not {"file", "label", "subset"} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: no split; a split file has the columns file, label, subset")
+                raise UserError(f"{path}: not a split file, which has the columns file, label, subset")
             return {row["file"]: (row["label"], row["subset"]) for row in reader}
     except OSError as error:
         raise UserError(f"{path}: {reason(error)}") from error
     except csv.Error as error:
-        raise UserError(f"{path}: no CSV file ({error})") from error
+        raise UserError(f"{path}: not a CSV file ({error})") from error
 
 
 def read_split(path: Path, names: list[str], labels: list[str]) -> npt.NDArray[np.bool_]:
@@ -109,7 +109,7 @@ def read_split(path: Path, names: list[str], labels: list[str]) -> npt.NDArray[n
         (N,), bool: True for a validation image, in the order of ``names``.
 
     Raises:
-        UserError: The file is missing or is no split, or speaks of other images or labels than these.
+        UserError: The file is missing or is not a split file, or speaks of other images or labels than these.
     """
     subsets = read_rows(path)
     in_validation = np.zeros(len(names), np.bool_)

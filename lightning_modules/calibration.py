@@ -1,4 +1,4 @@
-"""How far confidence can be believed, and the temperature that mends it."""
+"""How far confidence can be believed, and the temperature that corrects it."""
 
 import torch
 import torch.nn.functional as F

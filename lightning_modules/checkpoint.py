@@ -30,7 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_torch_file(path)
     needed = {"state_dict", "hyper_parameters", "model_class"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
-        raise UserError(f"{path}: no checkpoint of a DigitDoodle classifier; `fit` writes those")
+        raise UserError(f"{path}: not a checkpoint of a DigitDoodle classifier; `fit` writes those")
     if is_ours(checkpoint["model_class"]):
         checkpoint["hyper_parameters"] = with_recipe(checkpoint["hyper_parameters"])
     return checkpoint
@@ -106,14 +106,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the ``config.json`` of an exported folder.
 
     Raises:
-        UserError: It is no exported folder, or a damaged one.
+        UserError: It is not an exported folder, or a damaged one.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if is_ours(config["model_class"]):
             config["hyper_parameters"] = with_recipe(config["hyper_parameters"])
     except OSError as error:
-        raise UserError(f"{folder}: no exported classifier ({CONFIG}: {reason(error)})") from error
+        raise UserError(f"{folder}: not an exported classifier ({CONFIG}: {reason(error)})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: damaged ({error})") from error
     return config  # type: ignore[no-any-return]
@@ -123,7 +123,7 @@ def load_export(folder: Path) -> Classifier:
     """Build the classifier that an exported folder holds, ready to predict; nothing in it is run.
 
     Raises:
-        UserError: It is no exported folder, or a damaged one.
+        UserError: It is not an exported folder, or a damaged one.
     """
     config = read_config(folder)
     model = build(config, folder)

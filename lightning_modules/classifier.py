@@ -49,7 +49,7 @@ class ClassAccuracy(MulticlassStatScores):
 
 
 class Classifier(LightningModule):
-    """An image classifier: a subclass gives ``forward_features`` and ``forward_head``.
+    """An image classifier: a subclass gives ``forward_pooled`` and ``forward_head``.
 
     What a subclass is constructed with is kept as its hyper-parameters: a checkpoint says how to build it again.
 
@@ -94,17 +94,19 @@ class Classifier(LightningModule):
         self.val_metrics = self.train_metrics.clone(prefix="val_")
         self.test_metrics = MetricCollection({"accuracy": accuracy.clone(), "per_class": per_class}, prefix="test_")
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: what the classes are told from."""
+    def forward_pooled(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: pooled features."""
         raise NotImplementedError
 
-    def forward_maps(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float, whose average over positions the features are.
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float: maps that the pooled features average.
 
         Raises:
-            UserError: The features of this network are no such average.
+            UserError: The pooled features of this network are not such an average.
         """
-        raise UserError(f"the features of {type(self).__name__} are no average over positions: they can't be explained")
+        raise UserError(
+            f"the features of {type(self).__name__} are not an average over positions, so they can't be explained"
+        )
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, K), float: class scores (logits)."""
@@ -119,7 +121,7 @@ class Classifier(LightningModule):
         Returns:
             (B, K), float: class scores (logits), in the order of ``class_names``.
         """
-        return self.forward_head(self.forward_features(images))
+        return self.forward_head(self.forward_pooled(images))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, K), float32: class probabilities, calibrated by temperature."""
@@ -140,7 +142,7 @@ class Classifier(LightningModule):
         """Let no run begin whose checkpoints couldn't be read.
 
         Raises:
-            UserError: A constructor's argument is no plain value.
+            UserError: A constructor's argument is not a plain value.
         """
         for name, value in self.hparams.items():
             if not _is_plain(value):
@@ -178,7 +180,7 @@ class Classifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Let no checkpoint be written of a network that is no good any more.
+        """Let no checkpoint be written of a network that has diverged.
 
         Raises:
             DivergedError: The validation loss or a weight is not finite.

@@ -98,11 +98,11 @@ class Run:
         """The result, as ``summary.json`` has it.
 
         Raises:
-            UserError: It is no run folder, or its training hasn't ended, or the file is damaged.
+            UserError: It is not a run folder, or its training hasn't ended, or the file is damaged.
         """
         for needed in (self.summary_file, self.split, self.best):
             if not needed.is_file():
-                raise UserError(f"{self.folder}: no finished run ({needed.relative_to(self.folder)} is missing)")
+                raise UserError(f"{self.folder}: not a finished run ({needed.relative_to(self.folder)} is missing)")
         try:
             summary: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
             summary["history"], summary["val_accuracy"]

@@ -56,7 +56,7 @@ def checked(state: Any, path: Path) -> dict[str, Tensor]:
         UserError: They are something else than tensors by name.
     """
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: no weights; expected a state dict, tensors by name")
+        raise UserError(f"{path}: not a weights file; expected a state dict, tensors by name")
     return state
 
 

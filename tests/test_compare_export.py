@@ -71,7 +71,7 @@ def test_the_name_of_the_figure_says_its_format(trained, capsys, workplace):
         ("no/x.png", "no/x.png: no such folder"),
         ("digits", "digits: a folder; name a file in it"),
         ("digits/0_digits/0.png/x.png", "digits/0_digits/0.png/x.png: no such folder"),
-        ("x.csv", "x.csv: no picture format; name it .png, .pdf or .svg"),
+        ("x.csv", "x.csv: not a picture format; name it .png, .pdf or .svg"),
     ],
 )
 def test_a_figure_that_cannot_be_written_is_named_as_the_user_named_it(trained, capsys, figure, message):
@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_finished_run_is_a_clear_error(trained, capsys, miss
     for module, args in ((compare, (FIRST,)), (export, (FIRST, "out"))):
         status, out, err = command(capsys, module, *args)
         assert (status, out) == (1, "")
-        assert f"error: {FIRST}: no finished run ({missing}" in err
+        assert f"error: {FIRST}: not a finished run ({missing}" in err
 
 
 def test_a_damaged_summary_is_a_clear_error(trained, capsys):
@@ -183,12 +183,12 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     assert status == 0
     status, _, err = command(capsys, export, FIRST, "digits")
     assert status == 1
-    assert "digits: holds something that is no export" in err
+    assert "digits: holds something that is not an export" in err
     assert (workplace / "digits" / "0_digits").exists()
     (workplace / "DigitDoodleNet" / "notes.txt").write_text("my own")
     status, _, err = command(capsys, export, FIRST, "DigitDoodleNet")
     assert status == 1
-    assert "DigitDoodleNet: holds something that is no export" in err
+    assert "DigitDoodleNet: holds something that is not an export" in err
     assert (workplace / "DigitDoodleNet" / "notes.txt").exists()
     assert not list(workplace.glob(".DigitDoodleNet*"))
 
@@ -264,14 +264,14 @@ def test_an_export_without_its_packages_names_them(trained, capsys, monkeypatch)
 
 def test_a_damaged_export_is_a_clear_error(trained, capsys, workplace):
     (workplace / "broken").mkdir()
-    assert "no exported classifier" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
+    assert "not an exported classifier" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
     (workplace / "broken" / "config.json").write_text("[]")
     assert "config.json: damaged" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
-    with pytest.raises(UserError, match="no exported classifier"):
+    with pytest.raises(UserError, match="not an exported classifier"):
         load_export(workplace / "nowhere")
 
 
-def test_the_temperature_mends_what_it_should():
+def test_the_temperature_corrects_what_it_should():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 5, generator=generator) * 2
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()

@@ -183,8 +183,8 @@ def test_a_classifier_is_an_encoder(trained):
 def test_a_network_whose_features_are_no_average_cannot_be_explained(tmp_path):
     from lightning_modules.networks.reference_cnn import ReferenceCNN
 
-    with pytest.raises(UserError, match="the features of ReferenceCNN are no average over positions"):
-        ReferenceCNN(["a", "b"], 1, 32).forward_maps(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(UserError, match="the features of ReferenceCNN are not an average over positions"):
+        ReferenceCNN(["a", "b"], 1, 32).forward_features(torch.zeros(1, 1, 32, 32))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

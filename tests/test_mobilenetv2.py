@@ -40,7 +40,7 @@ def test_it_takes_the_raw_batch_grey_or_colour(in_channels):
     model = small().eval()
     images = torch.randint(0, 256, (2, in_channels, 40, 40), dtype=torch.uint8)
     assert model(images).shape == (2, 3)
-    assert model.forward_features(images).shape == (2, 1280)
+    assert model.forward_pooled(images).shape == (2, 1280)
 
 
 def test_pixels_are_prepared_as_the_weights_expect():
@@ -61,7 +61,7 @@ def test_a_large_batch_is_seen_in_parts_unless_its_images_depend_on_each_other(u
     images = torch.randint(0, 256, (40, 1, 32, 32), dtype=torch.uint8)
     sizes = []
     model.backbone.conv_stem.register_forward_pre_hook(lambda layer, inputs: sizes.append(len(inputs[0])))
-    features = model.forward_features(images)
+    features = model.forward_pooled(images)
     assert sizes == expected
     if not model.backbone.training:
         torch.testing.assert_close(features, model.backbone(model.preprocessing(images)))
@@ -123,10 +123,10 @@ def test_the_backbone_learns_from_the_epoch_it_is_told(weights, capsys):
 def test_a_frozen_backbone_keeps_no_graph():
     model = small(unfreeze_at=None).train()
     images = torch.zeros(2, 1, 40, 40, dtype=torch.uint8)
-    assert model.forward_features(images).grad_fn is None
+    assert model.forward_pooled(images).grad_fn is None
     assert not model.backbone.training
     assert model.head.training
-    assert small(unfreeze_at=0).train().forward_features(images).grad_fn is not None
+    assert small(unfreeze_at=0).train().forward_pooled(images).grad_fn is not None
 
 
 def test_both_learning_rates_stand_in_the_optimiser_from_the_start():

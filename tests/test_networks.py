@@ -21,7 +21,7 @@ def test_a_network_takes_the_raw_batch(network, in_channels):
     assert logits.shape == (4, 3)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(model(images.float() / 255), logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.forward_head(model.forward_features(images)), logits)
+    torch.testing.assert_close(model.forward_head(model.forward_pooled(images)), logits)
 
 
 def test_the_reference_network_is_that_of_the_reference():

@@ -33,13 +33,13 @@ def test_its_input_is_what_its_weights_were_trained_with(variant):
     assert model.preprocessing.size == trained_with["input_size"][-1]
     assert model.preprocessing.mean.flatten().tolist() == pytest.approx(trained_with["mean"])
     images = torch.randint(0, 256, (2, 1, 40, 40), dtype=torch.uint8)
-    features = model.forward_features(images)
+    features = model.forward_pooled(images)
     torch.testing.assert_close(model.forward_head(features), model(images))
     if variant == "test_vit":
-        with pytest.raises(UserError, match="no average over positions"):
-            model.forward_maps(images)
+        with pytest.raises(UserError, match="not an average over positions"):
+            model.forward_features(images)
     else:
-        torch.testing.assert_close(model.forward_maps(images).mean(dim=(2, 3)), features, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(model.forward_features(images).mean(dim=(2, 3)), features, atol=1e-4, rtol=1e-3)
 
 
 def test_a_variant_that_timm_does_not_have_names_some_that_are_like_it():

@@ -67,11 +67,11 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
         For each file the largest difference of a probability from the network's own on the validation images.
 
     Raises:
-        UserError: The run isn't finished, its data have gone, its network gives no finite probabilities, the folder
+        UserError: The run isn't finished, its data are missing, its network gives no finite probabilities, the folder
             holds something else, or the packages of the ``export`` extra are missing.
     """
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
-        raise UserError(f"{folder}: holds something that is no export; name another folder")
+        raise UserError(f"{folder}: holds something that is not an export; name another folder")
     for package in ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")

@@ -47,7 +47,7 @@ def predict_files(
         broken = "\n  ".join(errors[index] for index in sorted(errors))
         raise UserError(
             f"{len(errors)} of {len(files.predict_set)} images can't be read, so nothing is written; "
-            f"mend them or leave them out:\n  {broken}"
+            f"repair them or leave them out:\n  {broken}"
         )
     batches = [batch for parts, _ in shares for batch in parts]
     indices = torch.cat([torch.zeros(0, dtype=torch.int64), *(indices for indices, _ in batches)])

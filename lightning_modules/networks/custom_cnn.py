@@ -58,14 +58,14 @@ class CustomCNN(Classifier):
         if weights is not None:
             self.start_from(read_start(Path(weights)), weights)
 
-    def forward_maps(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 4 * width, h, w), float."""
         maps: Tensor = self.features(self.preprocessing(images))
         return maps
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_pooled(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 4 * width), float."""
-        return self.forward_maps(images).mean(dim=(2, 3))
+        return self.forward_features(images).mean(dim=(2, 3))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, 4 * width) -> (B, K), float: class scores (logits)."""

@@ -63,7 +63,7 @@ class ReferenceCNN(Classifier):
         if weights is not None:
             self.start_from(read_start(Path(weights)), weights)
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_pooled(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, 128), float."""
         features: Tensor = self.features(self.preprocessing(images))
         return features

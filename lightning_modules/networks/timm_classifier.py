@@ -130,11 +130,11 @@ class TimmClassifier(Classifier):
         self.frozen = self.unfreeze_at is None or self.current_epoch < self.unfreeze_at
         self.train()
 
-    def forward_maps(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float: what the features are the average of.
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float in [0, 1] -> (B, D, h, w), float: maps that the pooled features average.
 
         Raises:
-            UserError: The features of this network are no such average.
+            UserError: The pooled features of this network are not such an average.
         """
         maps: Tensor = self.backbone.forward_features(self.preprocessing(images))
         if maps.ndim == 4:
@@ -142,9 +142,9 @@ class TimmClassifier(Classifier):
             average = maps.mean(dim=(2, 3))
             if average.shape == pooled.shape and torch.allclose(average, pooled, rtol=1e-3, atol=1e-4):
                 return maps
-        return super().forward_maps(images)
+        return super().forward_features(images)
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_pooled(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: the pooled features, 1280 of most variants."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.backbone.training or images.device.type != "cpu" or torch.compiler.is_compiling():

@@ -107,7 +107,7 @@ class Recogniser:
 
     @torch.inference_mode()
     def _encode(self, pixels: torch.Tensor) -> Vectors:
-        vectors: Vectors = F.normalize(self._model.forward_features(pixels).float(), dim=1).numpy()
+        vectors: Vectors = F.normalize(self._model.forward_pooled(pixels).float(), dim=1).numpy()
         return vectors
 
     @torch.inference_mode()

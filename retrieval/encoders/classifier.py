@@ -52,7 +52,7 @@ class ClassifierEncoder(Encoder):
     def features(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D), float32."""
         with full_precision(self.device):
-            features: Tensor = self._model.forward_features(pixels)
+            features: Tensor = self._model.forward_pooled(pixels)
         return features
 
     def maps(self, pixels: Tensor) -> Tensor:
@@ -61,5 +61,5 @@ class ClassifierEncoder(Encoder):
         Raises:
             UserError: The features of this network are no average over positions.
         """
-        maps: Tensor = self._model.forward_maps(pixels)
+        maps: Tensor = self._model.forward_features(pixels)
         return maps
