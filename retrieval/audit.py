@@ -104,7 +104,7 @@ def near_duplicate_threshold(distances: npt.NDArray[np.float32]) -> float:
     more than 3.5 robust standard deviations (from the median absolute deviation) below the median.
 
     Args:
-        distances: (N,), float32: of each image from its nearest neighbour that is no copy of it.
+        distances: (N,), float32: of each image from its nearest neighbour that is not a copy of it.
     """
     logs = np.log(np.maximum(distances, 1e-6))
     middle = np.median(logs)

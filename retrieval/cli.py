@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    index = commands.add_parser("index", parents=[common], help="make the index of a folder, or bring it up to date")
+    index = commands.add_parser("index", parents=[common], help="create the index of a folder, or bring it up to date")
     index.add_argument("folder", type=Path, metavar="FOLDER")
     index.add_argument(
         "--on-unreadable",
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     access = serve.add_mutually_exclusive_group()
     access.add_argument("--auth", type=Path, metavar="FILE", help="who may use it: a line USER:PASSWORD for each")
-    access.add_argument("--no-auth", action="store_true", help="let everybody use it who can reach it")
+    access.add_argument("--no-auth", action="store_true", help="let anyone use it who can reach it")
     serve.add_argument("--no-update", action="store_true", help="leave the index as it is")
     serve.set_defaults(command=_serve)
     return parser
@@ -149,7 +149,7 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
                 raise no_images(folder) from None
             return None
 
-    # Before torch is imported: an index that can't be reached is said at once.
+    # Before torch is imported: an index that can't be reached is reported at once.
     header = read_header() if group is None else group.share(read_header)
     from retrieval.encoders.registry import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex

@@ -141,12 +141,12 @@ def read_queries(folder: Path, classes: set[str], encoder: Encoder) -> tuple[lis
     records, vectors = [], []
     paths = find_images(folder) if folder.is_dir() else []
     if not paths:
-        raise UserError(f"{folder}: no folder of images")
+        raise UserError(f"{folder}: not a folder of images")
     for path in paths:
         name = path.relative_to(folder).as_posix()
         called = name.partition("/")[0] if "/" in name else path.stem.rpartition("_")[0]
         if called not in classes:
-            raise UserError(f"{path}: of which class? Put it into a folder of its class, or name it CLASS_….jpg")
+            raise UserError(f"{path}: unknown class; put it into a folder of its class, or name it CLASS_….jpg")
         pixels, content = read_query(path, encoder)
         records.append(Record(name, 0, 0, content, called))
         vectors.append(encoder.encode([pixels])[0])

@@ -53,7 +53,7 @@ class ImageIndex:
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Encoder, index: str | Path | None = None) -> "ImageIndex":
-        """Open the index of a folder; ``update`` makes it if it isn't there yet.
+        """Open the index of a folder; ``update`` creates it if there is none yet.
 
         Args:
             folder: Where the images are.
@@ -82,7 +82,7 @@ class ImageIndex:
                 self._store = open_index(self.location, self.encoder)
             except MissingIndexError as error:
                 raise UserError(
-                    f"{self.folder} has no index yet; make it with `python -m retrieval index {self.folder}`"
+                    f"{self.folder} has no index yet; create it with `python -m retrieval index {self.folder}`"
                 ) from error
         return self._store
 
@@ -142,7 +142,7 @@ class ImageIndex:
         return matches
 
     def close(self) -> None:
-        """Let go of the index."""
+        """Close the index."""
         if self._store is not None:
             self._store.close()
 

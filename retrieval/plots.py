@@ -1,4 +1,4 @@
-"""The pictures of a search; each function returns a figure and shows nothing."""
+"""Figures of search results and findings."""
 
 from collections.abc import Sequence
 from pathlib import Path

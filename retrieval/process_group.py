@@ -32,7 +32,7 @@ class ProcessGroup:
         """What the leader computes, for all of them.
 
         Raises:
-            UserError: Computing it has failed; the others then end without a word.
+            UserError: Computing it has failed; the other processes then exit silently.
         """
         if self.size == 1:
             return compute()

@@ -54,7 +54,7 @@ class _Plan:
     """What an update has to do.
 
     Attributes:
-        changed: Names of the files to look into, with their records as yet.
+        changed: Names of the files to look into, with their records so far.
         removed: Names of those that are gone.
         known: Contents of files that stay or are gone, with width and height: their vectors are there until the end.
         result: What is known of the other files.
@@ -107,7 +107,7 @@ class Updater:
         return sum(results, Update()) if leads else plan.result
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
-        """Find out what is to be done; if there is anything, make the index if it isn't there, and lock it."""
+        """Find out what is to be done; if there is anything, lock the index, and create it if there is none."""
         paths = self._find()
         try:
             self._store = opened.enter_context(open_index(self.location, self.encoder))
@@ -125,7 +125,7 @@ class Updater:
 
     @cached_property
     def _subsets(self) -> set[Path]:
-        """Folders that are no class: train/, val/ and test/, where the class folders are in each."""
+        """Folders that are not classes: train/, val/ and test/, where each has the class folders in it."""
         return set(subset_folders(self.folder).values())
 
     def _label_of(self, name: str) -> str | None:
@@ -253,7 +253,7 @@ class Updater:
 
 
 def open_index(location: Location, encoder: Encoder, create: bool = False) -> Store:
-    """Open an index, or make it; refuse one that another encoder made, whose vectors mean something else.
+    """Open an index, or create it; refuse one that another encoder made, whose vectors mean something else.
 
     Raises:
         UserError: Another encoder made it, or as ``Location.open``.

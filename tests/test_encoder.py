@@ -176,7 +176,7 @@ def test_a_classifier_is_an_encoder(trained):
     regions = encoder.similarity_map(images[0], vectors[1])
     np.testing.assert_allclose(regions.sum(), vectors[0] @ vectors[1], rtol=1e-4)
     assert encoder.box(30, 20) == (0, 0, 30, 20)
-    with pytest.raises(UserError, match="ClassifierEncoder takes no --layer: leave it out"):
+    with pytest.raises(UserError, match="ClassifierEncoder has no option --layer: leave it out"):
         build_encoder(str(trained / "checkpoints" / "best.ckpt"), layer="layer3")
 
 
@@ -232,5 +232,5 @@ def test_a_network_that_timm_does_not_have_is_a_clear_error(timm_weights):
         build_encoder("timm:resnet19")
     with pytest.raises(UserError, match=r"test_vit.pth: not the weights of test_resnet"):
         build_encoder("timm:test_resnet", weights=str(timm_weights / "test_vit.pth"))
-    with pytest.raises(UserError, match="TimmEncoder takes no --layer: leave it out"):
+    with pytest.raises(UserError, match="TimmEncoder has no option --layer: leave it out"):
         build_encoder("timm:test_resnet", layer="layer1")

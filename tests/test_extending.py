@@ -56,5 +56,5 @@ def check_refusal(folder, environment):
         args = [sys.executable, *command.split()]
         finished = subprocess.run(args, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
         assert finished.returncode == 1
-        assert "made with mynet.MLP, which isn't imported; add --import mynet" in finished.stderr
+        assert "made with mynet.MLP, which is not imported; add --import mynet" in finished.stderr
         assert "Traceback" not in finished.stderr

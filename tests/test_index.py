@@ -131,7 +131,7 @@ def test_an_empty_folder_is_a_clear_error_and_stays_empty(tmp_path):
     with pytest.raises(UserError, match="no images in this folder"):
         updated(tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"has no index yet; make it with `python -m retrieval index"):
+    with pytest.raises(UserError, match=r"has no index yet; create it with `python -m retrieval index"):
         open_index(tmp_path).search(draw_photo(0, 0))
     with pytest.raises(UserError, match="missing: no such folder"):
         updated(tmp_path / "missing")
@@ -464,7 +464,7 @@ class TestPermissions:
             with open_index(public, name="another") as anew:
                 anew.update()
             for _ in range(2):
-                assert count() == f"{public / INDEX_NAME}: made anew by another encoder: start again"
+                assert count() == f"{public / INDEX_NAME}: another encoder has created the index anew: start again"
 
     def test_a_file_that_may_not_be_written_in_a_folder_that_may(self, public):
         updated(public)

@@ -121,7 +121,7 @@ def test_a_collection_that_is_no_index_is_refused_and_left_alone(address):
     uri, _, name = address.rpartition("/")
     client = MilvusClient(uri, token=os.environ["MILVUS_TOKEN"])
     client.create_collection(name, dimension=8)
-    with pytest.raises(UserError, match="a collection, but no index of images; name another with --index"):
+    with pytest.raises(UserError, match="a collection, but not an index of images; name another with --index"):
         make(address)
     assert client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"] == 0
     client.drop_collection(name)
@@ -131,7 +131,7 @@ def test_a_collection_that_is_no_index_is_refused_and_left_alone(address):
 def test_an_index_of_a_newer_version_is_refused(address, monkeypatch):
     with monkeypatch.context() as patch:
         make(address).close()
-        patch.setattr("retrieval.stores.milvus.SCHEMA", 0)
+        patch.setattr("retrieval.stores.base.SCHEMA", 0)
         with pytest.raises(UserError, match=r"newer version of digitdoodle \(index version 2, this one knows 0\)"):
             parse_location(address).open()
 
@@ -234,7 +234,9 @@ def test_the_commands_give_on_milvus_what_they_give_on_a_file(address, photos, r
 @pytest.mark.server
 def test_asking_an_index_that_is_not_there_is_a_clear_error(address, photos, capsys):
     assert main(["query", str(photos / "sky" / "0.jpg"), "--database", str(photos), "--index", address]) == 1
-    assert capsys.readouterr().err == (f"error: {address}: no index there; make one with `python -m retrieval index`\n")
+    assert capsys.readouterr().err == (
+        f"error: {address}: no index there; create one with `python -m retrieval index`\n"
+    )
 
 
 @pytest.mark.server

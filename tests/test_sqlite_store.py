@@ -66,7 +66,7 @@ def test_another_database_is_refused_and_left_alone(location):
     with sqlite3.connect(location) as other:
         other.execute("CREATE TABLE accounts (name)")
     for header in (None, HEADER):
-        with pytest.raises(UserError, match="a database, but no index of images"):
+        with pytest.raises(UserError, match="a database, but not an index of images"):
             SQLiteStore(location, header)
 
 

@@ -175,7 +175,7 @@ def test_threads_share_a_store(store):
 
 def test_no_index_is_a_clear_error_and_makes_none(opened):
     for _ in range(2):
-        with pytest.raises(MissingIndexError, match=r"no index there; make one with `python -m retrieval index`"):
+        with pytest.raises(MissingIndexError, match=r"no index there; create one with `python -m retrieval index`"):
             opened()
 
 

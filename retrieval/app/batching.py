@@ -37,23 +37,18 @@ class BatchingEncoder(Encoder):
             Thread(target=self._serve, name="encoder", daemon=True).start()
 
     def box(self, width: int, height: int) -> Box:
-        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
         return self._encoder.box(width, height)
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Cut and resize an image; (C, H, W), uint8."""
         return self._encoder.prepare(image)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 -> (B, D), float32."""
         return self._encoder.features(pixels)
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 -> (B, D, h, w), float32."""
         return self._encoder.maps(pixels)
 
     def encode(self, images: list[Pixels]) -> Vectors:
-        """Features of prepared images, in batches with those of other threads; (B, D), float32, of length 1."""
         futures: list[Future[Vectors]] = [Future() for _ in images]
         for request in zip(images, futures, strict=True):
             self._waiting.put(request)
@@ -69,7 +64,7 @@ class BatchingEncoder(Encoder):
                     break
             try:
                 vectors = self._encode([pixels for pixels, _ in batch])
-            except Exception as error:  # each of those who wait gets to know
+            except Exception as error:  # every caller that waits is told
                 for _, future in batch:
                     future.set_exception(error)
                 continue

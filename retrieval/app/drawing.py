@@ -96,7 +96,7 @@ def _ground(image: npt.NDArray[np.floating]) -> float:
 
 
 def _box(ink: npt.NDArray[np.floating]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is no faint ink."""
+    """Left, top, right and bottom of the ink that is not faint."""
     strong = ink >= FAINT * ink.max()
     across, down = np.flatnonzero(strong.any(axis=0)), np.flatnonzero(strong.any(axis=1))
     return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1

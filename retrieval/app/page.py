@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# Read when gradio is imported: nothing is to be told to anybody, nor are statistics to be made after each request.
+# Read when gradio is imported: no telemetry, and no statistics after each request.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
 
@@ -164,12 +164,18 @@ def _search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> 
             {"file": _name(index, m), "distance": m.distance, "label": m.label and _sendable(m.label)} for m in matches
         ]
 
+    description = "The images of the collection that are most similar to an image: file, distance, label."
+    _publish("search", description, answer, [query, k, label, threshold])
+
+
+def _publish(name: str, description: str, answer: Callable[..., Any], inputs: list[Any]) -> None:
+    """Let programs call a function of the page."""
     gr.Button(visible=False).click(
         answer,
-        [query, k, label, threshold],
+        inputs,
         gr.JSON(visible=False),
-        api_name="search",
-        api_description="The images of the collection that are most similar to an image: file, distance, label.",
+        api_name=name,
+        api_description=description,
         preprocess=False,
         queue=False,  # one request, one answer
     )
@@ -179,7 +185,7 @@ def _chosen(query: gr.Image, paths: Sequence[str | Path], chosen: gr.SelectData)
     """The file of an image in a gallery, where Gradio may serve it as the next query."""
     place = chosen.index
     if not isinstance(place, int) or not 0 <= place < len(paths):
-        raise gr.Error("That image isn't shown any more: search again.", print_exception=False)
+        raise gr.Error("That image is no longer shown: search again.", print_exception=False)
     path = Path(paths[place])
     try:
         return str(save_bytes_to_cache(read_bytes(path), _sendable(path.name), query.GRADIO_CACHE))
@@ -258,7 +264,7 @@ def _blank() -> Image.Image:
 
 
 def _name(index: ImageIndex, match: Match) -> str:
-    """Where a match is, as it may be told to a client: relative to the folder."""
+    """The path of a match that a client may know: relative to the folder."""
     return _sendable(str(match.path.relative_to(index.folder)))
 
 
@@ -281,7 +287,7 @@ def _path(image: Upload) -> Path:
     """
     path = None if image is None else image.get("path")
     if not path:
-        raise UserError("give an image")
+        raise UserError("an image is required")
     stored = Path(path).resolve()
     if not stored.is_relative_to(Path(get_upload_folder()).resolve()):
         raise UserError("not an uploaded image")
@@ -308,13 +314,13 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         with gr.Column(scale=1, min_width=300):
             paper = Image.new("RGB", (PAPER, PAPER), "white")
             canvas = gr.Sketchpad(
-                paper,  # with a ground, the brush is at hand at once
+                paper,  # with a background, the brush is ready at once
                 canvas_size=(PAPER, PAPER),
                 fixed_canvas=True,
                 height=420,
                 layers=False,
                 transforms=(),
-                sources=(),  # or else it waits for an upload, not for a stroke
+                sources=(),  # or else it waits for an upload
                 brush=gr.Brush(default_size=PAPER // 28, colors=["#000000"], color_mode="fixed"),
                 label="Draw a digit",
                 elem_id="canvas",
@@ -369,15 +375,7 @@ def _recognise_tab(recogniser: Recogniser) -> None:
             raise gr.Error("there is nothing on the image", print_exception=False)
         return {"label": result.best, "probabilities": result.probabilities}
 
-    gr.Button(visible=False).click(
-        answer,
-        upload,
-        gr.JSON(visible=False),
-        api_name="recognise",
-        api_description="The class of an image, and the probability of each class.",
-        preprocess=False,
-        queue=False,
-    )
+    _publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
 
 
 def _enlarged(pixels: npt.NDArray[np.uint8]) -> Image.Image:

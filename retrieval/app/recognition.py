@@ -121,10 +121,10 @@ class Recogniser:
         Returns:
             None if there is nothing on the image.
         """
-        brought = image if self._style is None else self._style.apply(image)
-        if brought is None:
+        normalised = image if self._style is None else self._style.apply(image)
+        if normalised is None:
             return None
-        seen = to_pixels(brought.convert("L" if self._model.in_channels == 1 else "RGB"), self._model.image_size)
+        seen = to_pixels(normalised.convert("L" if self._model.in_channels == 1 else "RGB"), self._model.image_size)
         pixels = torch.from_numpy(seen[None].copy())
         probabilities = self._model.probabilities(pixels)[0].tolist()
         named = dict(zip(self._model.class_names, probabilities, strict=True))

@@ -1,4 +1,4 @@
-"""Serve the page to whom it is meant for."""
+"""Serve the page, and guard it."""
 
 import ipaddress
 import json
@@ -82,7 +82,7 @@ class Guard:
         if "://" in unquote(scope["path"]) or ":/" in scope["path"].partition("=")[2]:
             return PlainTextResponse("addresses are not fetched", 403)
         if _is_upload(headers) and "content-length" not in headers:
-            return PlainTextResponse("say how long it is", 411)
+            return PlainTextResponse("a Content-Length is required", 411)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BYTES:
             return PlainTextResponse(f"no more than {MAX_BYTES >> 20} MiB", 413)
@@ -171,7 +171,7 @@ def read_users(path: Path) -> list[tuple[str, str]]:
     """The users of a file with a line ``USER:PASSWORD`` for each.
 
     Raises:
-        UserError: It can't be read, or a line is none.
+        UserError: It can't be read, or has another line.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -190,14 +190,14 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
         page: What to serve.
         host: Name or address of this machine that it can be reached under.
         port: And its port.
-        users: Names and passwords of those who may use it; None lets everybody.
+        users: Names and passwords of those who may use it; None lets anyone in.
         show: Open it in the browser.
 
     Returns:
         Its address.
 
     Raises:
-        UserError: The port or host can't be had.
+        UserError: The port or host is not available.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns in between
     hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
@@ -227,5 +227,7 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             prevent_thread_lock=True,
         )
     except (OSError, ServerFailedToStartError) as error:
-        raise UserError(f"can't serve on {host}:{port}: the port is taken, or the host isn't this machine's") from error
+        raise UserError(
+            f"can't serve on {host}:{port}: the port is in use, or the host is not this machine's"
+        ) from error
     return str(address)

@@ -41,7 +41,7 @@ class Encoder(ABC):
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:  # torch raises either for a device that isn't there
-            raise UserError(f"device {device}: not available here; leave it open, or name cpu") from error
+            raise UserError(f"device {device}: not available here; leave it out, or name cpu") from error
         self.batch_size = 128 if self.device.type == "cuda" else 32
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -62,7 +62,7 @@ class Encoder(ABC):
         """(B, C, H, W), uint8 -> (B, D, h, w), float32: what the features are the average of, over positions.
 
         Raises:
-            UserError: They are no such average, so that no region can be said to make images similar.
+            UserError: They are not such an average, so regions can't be explained.
         """
         raise UserError(
             f"the features of {self.identity['encoder']} are not an average over positions: they can't be explained"
@@ -91,7 +91,7 @@ class Encoder(ABC):
         vectors: Vectors = F.normalize(self.features(pixels).float(), dim=1).cpu().numpy()
         if not np.isfinite(vectors).all():
             name = self.arguments.get("weights") or self.arguments.get("path") or self.identity["encoder"]
-            raise UserError(f"{name}: the network gives features that are not finite; its weights are no good")
+            raise UserError(f"{name}: the network gives features that are not finite; its weights are unusable")
         return vectors
 
     @torch.inference_mode()
@@ -131,7 +131,6 @@ class CroppingEncoder(Encoder):
         self.side = side
 
     def box(self, width: int, height: int) -> Box:
-        """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""
         if self.resize is None:
             return 0, 0, width, height
         # The square that torchvision's Resize(smaller side) and CenterCrop leave, in the image's own pixels.
@@ -147,13 +146,13 @@ class CroppingEncoder(Encoder):
         )
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Cut and resize an image in one resampling; (3, H, W), uint8."""
+        # One resampling for both.
         square = image.resize((self.side, self.side), Image.Resampling.BILINEAR, self.box(*image.size))
         return to_pixels(square, self.side)
 
 
 def hash_weights(state: dict[str, Tensor]) -> str:
-    """Text that stands for weights, whatever file they came in."""
+    """Text that identifies weights, whatever file they came in."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -20,7 +20,7 @@ class ClassifierEncoder(Encoder):
         device: Where to compute; None takes the GPU if there is one.
 
     Raises:
-        UserError: It can't be read, or is no classifier.
+        UserError: It can't be read, or is not a classifier.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str | None = None) -> None:
@@ -42,24 +42,16 @@ class ClassifierEncoder(Encoder):
         }
 
     def box(self, width: int, height: int) -> Box:
-        """The whole image."""
         return 0, 0, width, height
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Resize an image; (C, H, W), uint8."""
         return to_pixels(image, self._model.image_size)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 -> (B, D), float32."""
         with full_precision(self.device):
             features: Tensor = self._model.forward_pooled(pixels)
         return features
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 -> (B, D, h, w), float32.
-
-        Raises:
-            UserError: The features of this network are no average over positions.
-        """
         maps: Tensor = self._model.forward_features(pixels)
         return maps

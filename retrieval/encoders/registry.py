@@ -33,7 +33,7 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
         options: Others of its constructor's arguments: weights, layer, preprocessing.
 
     Raises:
-        UserError: There is no such encoder, or it takes no such option, or as its class says.
+        UserError: There is no such encoder, it doesn't have such an option, or as its class documents.
     """
     if encoder in RESNETS:
         return _construct(ResNetEncoder, {"name": encoder, **options}, device)
@@ -48,16 +48,16 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
 
 
 def rebuild_encoder(header: Mapping[str, str], device: str | None = None, **options: str) -> Encoder:
-    """The encoder that made an index, from what its header says of it, and what shall be otherwise.
+    """The encoder that made an index, from what its header says of it, with some options changed.
 
     Raises:
-        UserError: Its weights aren't where they were, its class isn't imported, or it takes no such option.
+        UserError: Its weights aren't where they were, its class isn't imported, or it doesn't have such an option.
     """
     built = json.loads(header["built"])
     cls = _ours(built["class"]) if built["class"] in MODULES else _imported(built["class"])
     if cls is None:
         module = built["class"].rpartition(".")[0]
-        raise UserError(f"the index was made with {built['class']}, which isn't imported; add {OPTION} {module}")
+        raise UserError(f"the index was made with {built['class']}, which is not imported; add {OPTION} {module}")
     try:
         return _construct(cls, {**built["arguments"], **options}, device)
     except UserError as error:
@@ -74,7 +74,7 @@ def _ours(name: str) -> type[Encoder]:
 def _construct(cls: type[Encoder], arguments: dict[str, Any], device: str | None) -> Encoder:
     taken = inspect.signature(cls).parameters
     if unknown := ", ".join(f"--{name}" for name in arguments if name not in taken):
-        raise UserError(f"{cls.__name__} takes no {unknown}: leave it out")
+        raise UserError(f"{cls.__name__} has no option {unknown}: leave it out")
     return cls(**arguments, **({"device": device} if "device" in taken else {}))
 
 

@@ -87,11 +87,9 @@ class ResNetEncoder(CroppingEncoder):
         self._normalise = Preprocessing(3, side, tuple(transforms.mean), tuple(transforms.std)).to(self.device)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W), uint8 -> (B, D), float32."""
         return self.maps(pixels).mean(dim=(2, 3))
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W), uint8 -> (B, D, h, w), float32."""
         images = self._normalise(pixels).contiguous(memory_format=fastest_memory_format(self.device))
         with full_precision(self.device):
             maps: Tensor = self._network(images)["maps"]
@@ -109,7 +107,7 @@ def _download(weights: Any) -> dict[str, Tensor]:
             f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or take a checkpoint of ours with --encoder"
         ) from error
     except RuntimeError as error:  # another hash than the name says
-        raise UserError(f"torchvision's weights came damaged: {error}") from error
+        raise UserError(f"torchvision's weights were damaged on the way: {error}") from error
     return state
 
 

@@ -69,17 +69,11 @@ class TimmEncoder(CroppingEncoder):
         self._normalise = Preprocessing(3, side, trained_with["mean"], trained_with["std"]).to(self.device)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W), uint8 -> (B, D), float32."""
         with full_precision(self.device):
             features: Tensor = self._network(self._normalise(pixels))
         return features
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W), uint8 -> (B, D, h, w), float32.
-
-        Raises:
-            UserError: The features of this network are not an average over positions.
-        """
         with full_precision(self.device):
             maps: Tensor = self._network.forward_features(self._normalise(pixels))
             if maps.ndim == 4:

@@ -24,11 +24,11 @@ class Record:
         path: Relative to the folder, with forward slashes.
         size: Of the file, in bytes.
         mtime_ns: When the file was last modified, in nanoseconds.
-        digest: 16 bytes that stand for its content, by which copies share a vector; None if it is no image.
+        digest: 16 bytes that identify its content, by which copies share a vector; None if it is not an image.
         label: Name of the class folder that it lies in; None if it lies in the folder itself.
-        width: In pixels, upright; 0 if it is no image.
-        height: In pixels, upright; 0 if it is no image.
-        error: Why it is no image; None if it is one.
+        width: In pixels, upright; 0 if it is not an image.
+        height: In pixels, upright; 0 if it is not an image.
+        error: Why it is not an image; None if it is one.
     """
 
     path: str
@@ -56,8 +56,17 @@ class Hit:
     distance: float
 
 
+def check_version(location: str, version: int) -> None:
+    """Refuse an index of a newer version."""
+    if version > SCHEMA:
+        raise UserError(
+            f"{location}: written by a newer version of digitdoodle (index version {version}, this one knows "
+            f"{SCHEMA}): update digitdoodle, or name another place with --index"
+        )
+
+
 def migrate(header: Mapping[str, str]) -> dict[str, str]:
-    """The header of an index of schema 1, as schema 2 has it: what builds the encoder is JSON, not parsed from text."""
+    """Convert a header of schema 1 to schema 2, which has what builds the encoder as JSON."""
     source, name = header["source"], header["encoder"]
     if name.startswith("resnet"):
         weights = None if source == "torchvision" else source
@@ -101,11 +110,11 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self, paths: Iterable[str]) -> None:
-        """Forget files."""
+        """Remove files."""
 
     @abstractmethod
     def compact(self, progress: bool = False) -> None:
-        """Do what waits until an update is complete: forget what no file needs, arrange the rest for searching.
+        """Complete an update: drop the vectors that no file needs, prepare the rest for searching.
 
         Args:
             progress: Show a progress bar on stderr.
@@ -130,7 +139,7 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the index."""
+        """Close the connection, or the file."""
 
     def __enter__(self) -> Self:
         return self

@@ -36,7 +36,7 @@ class Location(ABC):
         """Open the index.
 
         Args:
-            header: Makes a new index with this header if there is none.
+            header: Creates an index with this header if there is none.
             dimension: D, the length of the vectors of a new index.
 
         Raises:

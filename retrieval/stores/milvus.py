@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from datamodules.errors import UserError
 from retrieval.search import ROUNDING, Vectors
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, migrate
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, check_version, migrate
 
 TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of the variable
 EXACT_UP_TO = 1_000_000  # images: with 512 numbers each 2 GB, which two cores compare in about a second
@@ -32,7 +33,8 @@ HNSW = {"M": 32, "efConstruction": 256}
 CANDIDATES = 512
 
 HEADER = "%header"  # the key of a row that no file has, since in file names % is always followed by two digits
-FIELDS = ("path", "digest", "label", "size", "mtime_ns", "width", "height", "error")
+FIELDS = tuple(field.name for field in fields(Record))
+TEXTS = ("path", "label", "error")  # percent-encoded
 IMAGES = 'digest != ""'
 
 
@@ -46,13 +48,13 @@ class MilvusStore(Store):
         uri: Address of the server, ``http://HOST:PORT``, or a file of Milvus Lite. The environment variable
             ``MILVUS_TOKEN`` has the token, or ``USER:PASSWORD``, if it asks for one.
         collection: Name of the collection.
-        header: Makes a new index with this header if there is none; None takes only one that is there.
+        header: Creates an index with this header if there is none; None only opens one.
         dimension: D, the length of the vectors of a new index.
         exact_up_to: So many images are searched exactly; more by HNSW graphs, as soon as ``compact`` sees them.
 
     Raises:
         MissingIndexError: There is none.
-        UserError: The server can't be reached or refuses the token; the collection is no index, or of a newer version.
+        UserError: The server can't be reached or refuses the token; the collection isn't an index, or is a newer one.
     """
 
     def __init__(
@@ -81,32 +83,28 @@ class MilvusStore(Store):
         if not there and header is not None:
             self._create(dimension)
         elif not there:
-            raise MissingIndexError(f"{self.location}: no index there; make one with `python -m retrieval index`")
+            raise MissingIndexError(f"{self.location}: no index there; create one with `python -m retrieval index`")
         fields = self._client.describe_collection(self._collection, timeout=SECONDS)["fields"]
         if {field["name"] for field in fields} != {*FIELDS, "vector"}:
-            raise UserError(f"{self.location}: a collection, but no index of images; name another with --index")
+            raise UserError(f"{self.location}: a collection, but not an index of images; name another with --index")
         (self._dimension,) = (field["params"]["dim"] for field in fields if field["name"] == "vector")
         if not self._client.list_indexes(self._collection, "vector", timeout=SECONDS):
-            self._build("FLAT")  # somebody died between two steps
+            self._build("FLAT")  # a process died between two steps
         self._client.load_collection(self._collection, timeout=BUILD_SECONDS)
         found = self._query(f'path == "{HEADER}"', ["error"])
         if not found and header is not None:
             kept: dict[str, Any] = {"schema": SCHEMA, "header": dict(header)}
             self._upsert([{**_row(Record("", 0, 0, None, None)), "path": HEADER, "error": json.dumps(kept)}])
         elif not found:
-            raise MissingIndexError(f"{self.location}: no index there; make one with `python -m retrieval index`")
+            raise MissingIndexError(f"{self.location}: no index there; create one with `python -m retrieval index`")
         else:
             kept = json.loads(found[0]["error"])
-        if kept["schema"] > SCHEMA:
-            raise UserError(
-                f"{self.location}: written by a newer version of digitdoodle (index version {kept['schema']}, this one "
-                f"knows {SCHEMA}): update digitdoodle, or name another collection with --index"
-            )
+        check_version(self.location, kept["schema"])
         self.header = kept["header"] if kept["schema"] == SCHEMA else migrate(kept["header"])
 
     def _create(self, dimension: int) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        for name in ("path", "digest", "label", "error"):
+        for name in (*TEXTS, "digest"):
             schema.add_field(name, DataType.VARCHAR, max_length=65535, is_primary=name == "path")
         for name in ("size", "mtime_ns", "width", "height"):
             schema.add_field(name, DataType.INT64)
@@ -121,7 +119,7 @@ class MilvusStore(Store):
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Say in one line what Milvus found."""
+        """Raise what Milvus found as a ``UserError`` of one line."""
         try:
             yield
         except (MilvusException, grpc.RpcError) as error:
@@ -157,7 +155,7 @@ class MilvusStore(Store):
         return rows
 
     def _upsert(self, rows: list[dict[str, Any]]) -> None:
-        # Rows need one; the origin would be everybody's neighbour, and ruin a graph of neighbours.
+        # Each row needs one. The origin would be close to all others, and ruin a graph of neighbours.
         somewhere = np.eye(1, self._dimension, dtype=np.float32)[0]
         for row in rows:
             row.setdefault("vector", somewhere)
@@ -203,7 +201,7 @@ class MilvusStore(Store):
                 self._client.delete(self._collection, ids=keys[start : start + ROWS_AT_ONCE], timeout=SECONDS)
 
     def compact(self, progress: bool = False) -> None:
-        # Exact up to a number of images, by graphs beyond; there is no searching while that changes.
+        # Exact search up to a number of images, graphs beyond. Nothing can be searched while that changes.
         with self._translate_errors():
             (row,) = self._client.query(
                 self._collection, filter=IMAGES, output_fields=["count(*)"], consistency_level="Strong", timeout=SECONDS
@@ -272,11 +270,13 @@ def parse_address(address: str) -> tuple[str, str, int]:
         Address of the server, name of the collection, and how many images are searched exactly.
 
     Raises:
-        UserError: It is no such address, or a password is in it.
+        UserError: It is not such an address, or there is a password in it.
     """
     parts = urlsplit(address)
     if "@" in parts.netloc:
-        raise UserError(f"--index: keep the password out of the address; the environment variable {TOKEN} is for it")
+        raise UserError(
+            f"--index: keep the password out of the address and put it into the environment variable {TOKEN}"
+        )
     collection = parts.path.strip("/")
     server = re.fullmatch(r"[^:\[\]]+(:\d{1,5})?|\[.+\](:\d{1,5})?", parts.netloc)
     options = parse_qs(parts.query, keep_blank_values=True)
@@ -306,29 +306,14 @@ def _closest(query: Vectors, rows: list[dict[str, Any]], without: bytes | None) 
 
 
 def _row(record: Record) -> dict[str, Any]:
-    return {
-        "path": _encoded(record.path),
-        "digest": "" if record.digest is None else record.digest.hex(),
-        "label": _encoded(record.label or ""),
-        "size": record.size,
-        "mtime_ns": record.mtime_ns,
-        "width": record.width,
-        "height": record.height,
-        "error": _encoded(record.error or ""),
-    }
+    texts = {name: _encoded(getattr(record, name) or "") for name in TEXTS}
+    return {**vars(record), **texts, "digest": (record.digest or b"").hex()}
 
 
 def _record(row: dict[str, Any]) -> Record:
-    return Record(
-        path=_decoded(row["path"]),
-        size=row["size"],
-        mtime_ns=row["mtime_ns"],
-        digest=bytes.fromhex(row["digest"]) or None,
-        label=_decoded(row["label"]) or None,
-        width=row["width"],
-        height=row["height"],
-        error=_decoded(row["error"]) or None,
-    )
+    texts = {name: _decoded(row[name]) or None for name in TEXTS}
+    kept = {name: row[name] for name in FIELDS}
+    return Record(**{**kept, **texts, "digest": bytes.fromhex(row["digest"]) or None})
 
 
 def _order(record: Record) -> bytes:

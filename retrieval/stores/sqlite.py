@@ -18,7 +18,7 @@ from datamodules.errors import UserError
 from datamodules.tagged_array import read_tagged, write_tagged
 from datamodules.writing import atomic_write
 from retrieval.search import Vectors, nearest
-from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, migrate
+from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, check_version, migrate
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
@@ -42,11 +42,11 @@ class SQLiteStore(Store):
 
     Args:
         path: The file.
-        header: Makes a new index with this header if there is none; None takes only one that is there.
+        header: Creates an index with this header if there is none; None only opens one.
 
     Raises:
         MissingIndexError: There is none.
-        UserError: It is no index, is damaged or of a newer version, or can't be written.
+        UserError: It is not an index, is damaged or of a newer version, or can't be written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
@@ -58,7 +58,7 @@ class SQLiteStore(Store):
         with self._translate_errors():
             if not path.exists():
                 if header is None:
-                    raise MissingIndexError(f"{path}: no index there; make one with `python -m retrieval index`")
+                    raise MissingIndexError(f"{path}: no index there; create one with `python -m retrieval index`")
                 _create(path, header)
             self._connection, self._taken_as = self._connect()
             try:
@@ -68,10 +68,10 @@ class SQLiteStore(Store):
                 raise
 
     def _connect(self) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
-        """A connection and, where it takes the file for one that nobody changes, the state that it was in.
+        """A connection; and if it assumes that the file never changes, the state of the file.
 
-        That is so where it can't be written to, unless its owner keeps a write-ahead log beside it at the moment:
-        SQLite can't make one to read from, or leaves one that the owner can't use (https://sqlite.org/wal.html).
+        It assumes so where it may not write, unless the owner has a write-ahead log open: SQLite can't create one just
+        to read, or leaves one that the owner can't use (https://sqlite.org/wal.html).
         """
 
         def connect(mode: str) -> sqlite3.Connection:
@@ -90,13 +90,13 @@ class SQLiteStore(Store):
         connection = connect("ro")
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema")
-        except sqlite3.OperationalError:  # the log was nobody's any more
+        except sqlite3.OperationalError:  # the log was left behind
             connection.close()
             return connect("ro&immutable=1"), state
         return connection, None
 
     def _state(self) -> tuple[int, ...]:
-        """By which one sees that the owner has changed the file, or is about to."""
+        """What differs once the owner has changed the file, or is about to."""
         try:
             status, log = self.path.stat(), self.path.with_name(f"{self.path.name}-wal")
         except FileNotFoundError as error:
@@ -108,12 +108,8 @@ class SQLiteStore(Store):
         run("PRAGMA synchronous = FULL")  # also a power cut loses nothing that was acknowledged
         application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION:
-            raise UserError(f"{self.path}: a database, but no index of images; name another file with --index")
-        if version > SCHEMA:
-            raise UserError(
-                f"{self.path}: written by a newer version of digitdoodle (index version {version}, this one knows "
-                f"{SCHEMA}): update digitdoodle, or name another file with --index"
-            )
+            raise UserError(f"{self.path}: a database, but not an index of images; name another file with --index")
+        check_version(self.location, version)
         self.header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
         if version < SCHEMA:
             self.header = migrate(self.header)
@@ -121,7 +117,7 @@ class SQLiteStore(Store):
                 self._write_migrated()
 
     def _write_migrated(self) -> None:
-        """Bring the file to this schema, once; readers of before are told that it is newer from then on."""
+        """Migrate the file to this schema, once; from then on, older versions refuse it as newer."""
         with self._turn, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute("DELETE FROM header WHERE key != 'revision'")
@@ -130,7 +126,7 @@ class SQLiteStore(Store):
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Say in one line what SQLite found."""
+        """Raise what SQLite found as a ``UserError`` of one line."""
         try:
             yield
         except sqlite3.Error as error:
@@ -157,7 +153,7 @@ class SQLiteStore(Store):
                 self._open()
                 if self.header != header:
                     self.header, self._taken_as = header, ()  # so that the next one is told as well
-                    raise UserError(f"{self.path}: made anew by another encoder: start again")
+                    raise UserError(f"{self.path}: another encoder has created the index anew: start again")
             self._connection.execute(f"BEGIN {kind}")
             try:
                 yield
@@ -169,7 +165,7 @@ class SQLiteStore(Store):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction that writes; it gives the index a new revision, by which readers know."""
+        """A transaction that writes, and gives the index a new revision, so that readers notice."""
         self._is_compact = False
         with self._transaction("IMMEDIATE"):
             yield
@@ -300,7 +296,7 @@ class SQLiteStore(Store):
 
 
 def _create(path: Path, header: Mapping[str, str]) -> None:
-    """Make an empty index aside and move it into place, so that no reader finds a half-made one."""
+    """Create an empty index aside and move it into place, so that no reader finds a half of one."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with contextlib.closing(sqlite3.connect(aside)) as connection:

@@ -303,7 +303,7 @@ def test_users_are_asked_for(collection, index, tmp_path):
         (["--host", "0.0.0.0", "--auth", "nowhere.txt"], "nowhere.txt: no such file or directory"),
         (["--auth", "empty.txt"], "empty.txt: expected a line USER:PASSWORD for each user"),
         (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: "),
-        (["--port", "taken"], "the port is taken"),
+        (["--port", "taken"], "the port is in use"),
     ],
 )
 def test_what_cannot_be_served_is_a_clear_error(args, message, collection, index, tmp_path, monkeypatch, capsys):
