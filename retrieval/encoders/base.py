@@ -119,16 +119,26 @@ class CroppingEncoder(Encoder):
     """An encoder that sees a square of an image.
 
     Args:
-        resize: What the smaller side is resized to, in pixels, before the centre is cut out; None squeezes the whole
+        preprocessing: ``weights`` resizes and crops the centre as the weights were trained; ``plain`` resizes the whole
             image to the square.
+        resize: What the smaller side is resized to, in pixels, before the centre is cut out.
         side: Of the square, in pixels.
         device: Where to compute; None takes the GPU if there is one.
+
+    Attributes:
+        preprocessing: The same with the sizes, as the identity has it.
+
+    Raises:
+        UserError: The preprocessing is neither.
     """
 
-    def __init__(self, resize: int | None, side: int, device: torch.device | str | None) -> None:
+    def __init__(self, preprocessing: str, resize: int, side: int, device: torch.device | str | None) -> None:
+        if preprocessing not in ("weights", "plain"):
+            raise UserError(f"preprocessing must be weights or plain, got {preprocessing}")
         super().__init__(device)
-        self.resize = resize
+        self.resize = resize if preprocessing == "weights" else None
         self.side = side
+        self.preprocessing = f"plain {side}" if preprocessing == "plain" else f"weights {resize} {side}"
 
     def box(self, width: int, height: int) -> Box:
         if self.resize is None:

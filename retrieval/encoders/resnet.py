@@ -50,12 +50,10 @@ class ResNetEncoder(CroppingEncoder):
             raise UserError(
                 f"unknown encoder {name}: expected {', '.join(RESNETS)}, timm:NAME, or a checkpoint of `fit`"
             )
-        if preprocessing not in ("weights", "plain"):
-            raise UserError(f"preprocessing must be weights or plain, got {preprocessing}")
         trained = get_model_weights(name).DEFAULT
         transforms = trained.transforms()
-        resize, side = transforms.resize_size[0], transforms.crop_size[0]
-        super().__init__(resize if preprocessing == "weights" else None, side, device)
+        side = transforms.crop_size[0]
+        super().__init__(preprocessing, transforms.resize_size[0], side, device)
         weights = None if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
         self.arguments = {"name": name, "weights": weights, "layer": layer, "preprocessing": preprocessing}
         state = _download(trained) if weights is None else read_weights(Path(weights))
@@ -78,7 +76,7 @@ class ResNetEncoder(CroppingEncoder):
             "encoder": name,
             "weights": hash_weights(state),
             "layer": layer,
-            "preprocessing": f"plain {side}" if preprocessing == "plain" else f"weights {resize} {side}",
+            "preprocessing": self.preprocessing,
         }
         _fold_batch_norm(network)
         # Full precision, so that an index is the same on every machine; bf16 by autocast is not even faster on a CPU.

@@ -47,8 +47,7 @@ class TimmEncoder(CroppingEncoder):
         network = _build(name, pretrained=weights is None)
         trained_with = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
         side = trained_with["input_size"][-1]
-        resize = math.floor(side / trained_with["crop_pct"])
-        super().__init__(resize if preprocessing == "weights" else None, side, device)
+        super().__init__(preprocessing, math.floor(side / trained_with["crop_pct"]), side, device)
         weights = None if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
         self.arguments = {"name": name, "weights": weights, "preprocessing": preprocessing}
         if weights is not None:
@@ -62,7 +61,7 @@ class TimmEncoder(CroppingEncoder):
             "encoder": f"timm:{name}",
             "weights": hash_weights(network.state_dict()),
             "layer": "pooled",
-            "preprocessing": f"plain {side}" if preprocessing == "plain" else f"weights {resize} {side}",
+            "preprocessing": self.preprocessing,
         }
         self._network = network.eval().requires_grad_(False)
         self._network.to(self.device, memory_format=fastest_memory_format(self.device))
