@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_modules.commands.export import main
+from lightning_modules.commands import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("export"))

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.errors import UserError, exit_status
+from datamodules.commands import add_import_option, run_command
+from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
-from datamodules.imports import HELP, OPTION, import_modules
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output, write_csv
 
@@ -26,13 +26,7 @@ WORST = 5  # queries in the picture of `evaluate`
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-
-    def command() -> None:
-        given = import_modules(sys.argv[1:] if args is None else args, ("--encoder",))
-        options = _parser().parse_args(given)
-        options.command(options)
-
-    return exit_status(command)
+    return run_command(_parser(), lambda options: options.command(options), args, class_options=("--encoder",))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the index is kept (.digitdoodle.sqlite in the folder): another file, or a collection of Milvus, "
         "http://HOST:PORT/COLLECTION, with the token in the environment variable MILVUS_TOKEN",
     )
-    common.add_argument(OPTION, metavar="MODULE", help=HELP)
+    add_import_option(common)
     common.add_argument("--json", action="store_true", help="print JSON, one object a line")
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
     encoder.add_argument(

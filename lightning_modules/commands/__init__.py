@@ -1,1 +1,14 @@
 """What is done with runs, one command a file."""
+
+from importlib import import_module
+
+# Commands beside those of Lightning, and the modules whose ``main`` they are.
+COMMANDS = {
+    "compare": "lightning_modules.commands.compare",
+    "export": "lightning_modules.commands.export",
+}
+
+
+def run(name: str, args: list[str] | None = None) -> int:
+    """Run the command of that name; returns its exit status."""
+    return int(import_module(COMMANDS[name]).main(args))

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from datamodules.errors import exit_status
+from datamodules.commands import add_import_option, run_command
 from datamodules.figures import check_figure, save_figure
-from datamodules.imports import HELP, OPTION, import_modules
 from datamodules.text import as_table, printable, short_name
 from datamodules.writing import check_output, write_csv
 from lightning_modules.checkpoint import load_classifier
@@ -111,10 +109,9 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("comparison.csv"), help="the table as CSV (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the curves (%(default)s)")
-    parser.add_argument(OPTION, metavar="MODULE", help=HELP)
+    add_import_option(parser)
 
-    def command() -> None:
-        options = parser.parse_args(import_modules(sys.argv[1:] if args is None else args))
+    def command(options: argparse.Namespace) -> None:
         check_output(options.output)
         check_figure(options.figure)
         runs = [Run(folder) for folder in options.runs]
@@ -128,8 +125,4 @@ def main(args: list[str] | None = None) -> int:
         write_csv(options.output, table)
         save_figure(plot_comparison(runs, note), options.figure)
 
-    return exit_status(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command(parser, command, args)

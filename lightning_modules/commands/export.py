@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,9 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from datamodules.commands import add_import_option, run_command
 from datamodules.dataset import ImageDataset
-from datamodules.errors import UserError, exit_status
-from datamodules.imports import HELP, OPTION, import_modules
+from datamodules.errors import UserError
 from datamodules.loading import batches
 from lightning_modules.calibration import expected_calibration_error, fit_temperature
 from lightning_modules.checkpoint import (
@@ -222,10 +221,9 @@ def main(args: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the images that it was trained on are now (default: where they were)",
     )
-    parser.add_argument(OPTION, metavar="MODULE", help=HELP)
+    add_import_option(parser)
 
-    def command() -> None:
-        options = parser.parse_args(import_modules(sys.argv[1:] if args is None else args))
+    def command(options: argparse.Namespace) -> None:
         differences = export(Run(options.run), options.folder, options.root)
         config = read_config(options.folder)
         for name, difference in differences.items():
@@ -234,8 +232,4 @@ def main(args: list[str] | None = None) -> int:
         print(f"calibration error  {before:.4f}, after temperature {config['temperature']:.3f}: {after:.4f}")
         print(f"exported to        {options.folder}")
 
-    return exit_status(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_command(parser, command, args)
