@@ -1,6 +1,6 @@
 """Where data enter: read images, split them, vary them, hand them out in batches.
 
-The names below are imported on first use, so that retrieval can read images without importing Lightning.
+Its names are imported on first use, so that retrieval can read images without importing Lightning.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
 """Search a folder of images by image: images → encoder → index → matches.
 
-The names below are imported on first use, so that ``--help`` is there at once.
+Its names are imported on first use, so that ``--help`` is there at once.
 """
 
 from importlib import import_module
