@@ -89,8 +89,9 @@ class Updater:
         self._store: Store | None = None
 
     def run(self, progress: bool = False, wait: bool = True) -> Update:
-        """Do it, as ``ImageIndex.update`` says."""
+        """Update the index; see ``ImageIndex.update``."""
         group, leads = self.group, self.group.rank == 0
+        self._store = None
         with contextlib.ExitStack() as opened:
             plan = group.share(lambda: self._prepare(opened, wait))
             if not leads:
@@ -178,11 +179,10 @@ class Updater:
         names = list(plan.changed)
         starts = range(0, len(names), size)
         mine = [name for start in starts[group.rank :: group.size] for name in names[start : start + size]]
+        total = len(mine if shared else names)
         with (
             contextlib.closing(self._encode(mine, plan)) as batches,
-            tqdm(
-                total=len(mine if shared else names), desc="Indexing", unit="img", disable=not progress, delay=1
-            ) as bar,
+            tqdm(total=total, desc="Indexing", unit="img", disable=not progress, delay=1) as bar,
         ):
             for _ in range(-(-len(starts) // group.size)):
                 batch: Batch = next(batches, ([], {}))
