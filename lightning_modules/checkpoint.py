@@ -99,7 +99,7 @@ def known_class(base: type[T], name: str, path: Path) -> type[T]:
         if class_path(cls) == name:
             return cls
     module = name.rpartition(".")[0]
-    raise UserError(f"{path}: made with {name}, which isn't imported; add {OPTION} {module}")
+    raise UserError(f"{path}: made with {name}, which is not imported; add {OPTION} {module}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Predictions:
 
 
 @torch.inference_mode()
-def evaluate(model: Classifier, images: ImageDataset | Iterable[Any], batch_size: int = 256) -> Predictions:
+def evaluate(model: Classifier, images: ImageDataset | Iterable[Any], batch_size: int = 64) -> Predictions:
     """Predict images, on the model's device, in full precision.
 
     Args:

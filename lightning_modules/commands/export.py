@@ -80,7 +80,7 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     dataset = data.val_set
     assert dataset is not None
     try:
-        uncalibrated = evaluate(model, dataset, batch_size=64)
+        uncalibrated = evaluate(model, dataset)
     except UserError as error:
         raise UserError(f"{run.best}: {error}") from error
     labels = torch.from_numpy(dataset.labels)
@@ -88,7 +88,7 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     # Logarithms of the probabilities are the class scores but for a constant, which softmax doesn't see.
     scores = uncalibrated.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
     model.temperature.fill_(fit_temperature(scores, labels))
-    expected = evaluate(model, dataset, batch_size=64)
+    expected = evaluate(model, dataset)
     calibration = {
         "temperature": model.temperature.item(),
         "expected_calibration_error_before": before,
