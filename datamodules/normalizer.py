@@ -1,0 +1,506 @@
+"""Any picture of a digit -> an image as the collection's: its ground, size, place and stroke width."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+Pixels = npt.NDArray[np.uint8]
+Map = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Range = tuple[float, float, float]
+
+SAMPLE = 2000  # images that are measured: their extremes tell what is usual
+WORK = 768  # longest side of the copy on which the digit is looked for, in pixels
+SMALL = 192  # and of the copy that tells ground from ink
+CANVAS = 112  # least side of what is measured: the strokes of an 8×8 image are wide enough there
+WIDEST = 0.3  # of the picture's longer side: what is wider than this is ground, not ink
+FAINT = 6.0  # grey levels and standard deviations of the grain below which nothing is ink
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What was found in a picture.
+
+    Attributes:
+        image: (size, size), uint8, as the training images; None where nothing was found.
+        box: Left, upper, right and lower edge of the digit in the picture's pixels; None where nothing was found.
+        digits: Separate digits that were seen; ``image`` shows the one with most ink.
+        untouched: The picture lay as the training images do: ``image`` has its very pixels.
+        reason: Why nothing was found; None where something was.
+    """
+
+    image: Pixels | None
+    box: tuple[int, int, int, int] | None
+    digits: int
+    untouched: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DigitNormalizer:
+    """Brings pictures of a digit into the form of the images that a network was trained on.
+
+    The steps are those by which MNIST was made of scanned forms (LeCun et al. 1998,
+    http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf, section III.A), and before them the search for the ink.
+    The state is plain numbers. A range has the least, the middle and the largest usual value, as shares of the side.
+
+    Attributes:
+        size: Side of the images, in pixels.
+        ground: Grey level of the ground, 0 to 255.
+        ink: Grey level of the ink, 0 to 255.
+        contrast: Range of an image's strongest ink, as a share of ``ink`` less ``ground``.
+        extent: Range of the longer side of the ink's box.
+        stroke: Range of the stroke width.
+        centre_y: Range of the centre, from above.
+        centre_x: Range of the centre, from the left.
+        by_mass: The centre is the ink's centre of mass; if not, the middle of its box.
+        stretched: Both sides of the box are ``extent`` long.
+    """
+
+    size: int
+    ground: int
+    ink: int
+    contrast: Range
+    extent: Range
+    stroke: Range
+    centre_y: Range
+    centre_x: Range
+    by_mass: bool
+    stretched: bool
+
+    @classmethod
+    def fit(cls, images: Iterable[Pixels]) -> "DigitNormalizer | None":
+        """Learn how digits lie in a collection.
+
+        Args:
+            images: (H, H) each, uint8, all of one size. The first ``SAMPLE`` are measured: give them well mixed.
+
+        Returns:
+            None where the images are not strokes on an even ground, as photographs.
+        """
+        sample = list(islice(images, SAMPLE))
+        if not sample or any(image.shape != (len(sample[0]),) * 2 for image in sample):
+            return None
+        modes = np.array([_mode(image) for image in sample])  # (N, 2): level, share
+        light_ink = bool(np.median(modes[:, 0]) < 128)
+        ground = int(np.median(modes[(modes[:, 0] < 128) == light_ink, 0]))
+        ink = int(np.median([image.max() if light_ink else image.min() for image in sample]))
+        even = [(np.abs(image - float(ground)) < 0.1 * abs(ink - ground)).mean() > 0.3 for image in sample]
+        if abs(ink - ground) < 64 or np.mean(even) < 0.9:
+            return None
+        inks = [(image - np.float32(ground)) / np.float32(ink - ground) for image in sample]
+        found = np.array([measures for image in inks if (measures := _measure(image)) is not None])
+        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast = found.T
+        extent = np.maximum(height, width)
+        if np.median(stroke / extent) > 0.4:
+            return None
+        by_mass = bool(np.std(mass_y) + np.std(mass_x) < np.std(box_y) + np.std(box_x))
+        return cls(
+            size=len(sample[0]),
+            ground=ground,
+            ink=ink,
+            contrast=_usual(contrast),
+            extent=_usual(extent),
+            stroke=_usual(stroke),
+            centre_y=_usual(mass_y if by_mass else box_y),
+            centre_x=_usual(mass_x if by_mass else box_x),
+            by_mass=by_mass,
+            stretched=bool(np.percentile(np.minimum(height, width), 10) > 0.9 * np.median(extent)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON has it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "DigitNormalizer":
+        """What ``to_dict`` was called on."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
+
+    def transform(self, picture: Image.Image | Pixels | Mask) -> Normalized:
+        """Find the digit and bring it into the training images' form; the same bits for the same pixels.
+
+        Args:
+            picture: An image of any mode with 8 bits or 1, or (H, W) or (H, W, 3), uint8 or bool. A JPEG file that is
+                opened but not read is read at a smaller size where it is large, and upright.
+        """
+        pixels, scale = _read(picture)
+        if pixels.shape == (self.size, self.size, 1) and scale == 1 and self._is_usual(pixels[..., 0]):
+            ys, xs = np.nonzero(np.abs(pixels[..., 0] - float(self.ground)) > 0.2 * abs(self.ink - self.ground))
+            box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+            return Normalized(pixels[..., 0], box, 1, untouched=True)
+        ink = _ink(pixels)
+        found = None if ink is None else _find(*ink)
+        if found is None:
+            return Normalized(None, None, 0, reason="no ink stands out from the ground")
+        ink, mask, digits = found
+        ys, xs = np.nonzero(mask)
+        scale *= len(pixels) / len(ink)
+        box = (
+            math.floor(xs.min() * scale),
+            math.floor(ys.min() * scale),
+            math.ceil((xs.max() + 1) * scale),
+            math.ceil((ys.max() + 1) * scale),
+        )
+        return Normalized(self._place(ink, mask), box, digits)
+
+    def _is_usual(self, image: Pixels) -> bool:
+        """Whether (size, size), uint8, could be one of the training images."""
+        ink = (image - np.float32(self.ground)) / np.float32(self.ink - self.ground)
+        measures = _measure(ink)
+        if measures is None or (np.abs(ink) < 0.1).mean() < 0.3:
+            return False
+        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast = measures
+        y, x = (mass_y, mass_x) if self.by_mass else (box_y, box_x)
+        ranges = (self.extent, self.stroke, self.centre_y, self.centre_x, self.contrast)
+        values = (max(height, width), stroke, y, x, contrast)
+        return all(low <= value <= high for value, (low, _, high) in zip(values, ranges, strict=True))
+
+    def _place(self, ink: Map, mask: Mask) -> Pixels:
+        """Draw the digit as the training images have it; returns (size, size), uint8."""
+        ys, xs = np.nonzero(mask)
+        top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
+        height, width = int(bottom - top), int(right - left)
+        # The canvas has the digit about as large as the training images have it where those are enlarged.
+        side = 2 * CANVAS * self.extent[1]
+        zoom = side / max(height, width)
+        margin = math.ceil(0.25 * max(height, width)) + 1
+        part = np.pad(np.where(mask, ink, 0), margin)[top : bottom + 2 * margin, left : right + 2 * margin]
+        # Each stroke has its own full ink: the faint side of a 0 is as wide as its dark one.
+        reach = 2 * (max(height, width) // 16) + 1
+        local = ndimage.uniform_filter(ndimage.maximum_filter(part, reach), reach)
+        part = np.where(part > 0, part / np.maximum(local, 1e-6), 0).astype(np.float32)
+        shape = (round(part.shape[1] * zoom), round(part.shape[0] * zoom))
+        canvas = np.asarray(Image.fromarray(part).resize(shape, Image.Resampling.BICUBIC)) > 0.5
+        inside = ndimage.distance_transform_edt(canvas)
+        distance = np.where(canvas, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~canvas))
+        # Wider by d on each side, a stroke of width t in a box of length l becomes t + 2d in l + 2d.
+        ratio = self.stroke[1] / self.extent[1]
+        grow = (ratio * side - _width(inside)) / (2 * (1 - ratio))
+        drawn = np.clip(distance + grow + 0.5, 0, 1).astype(np.float32)
+        if not (drawn > 0.5).any():
+            drawn = canvas.astype(np.float32)
+        ys, xs = np.nonzero(drawn > 0.5)
+        top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
+        zoom_y = zoom_x = max(bottom - top, right - left) / (self.extent[1] * self.size)  # canvas pixels to a pixel
+        if self.stretched:
+            zoom_y, zoom_x = (bottom - top) / (self.extent[1] * self.size), (right - left) / (self.extent[1] * self.size)
+        if self.by_mass:
+            total = float(drawn.sum(dtype=np.float64))
+            y = float(drawn.sum(axis=1, dtype=np.float64) @ (np.arange(len(drawn)) + 0.5)) / total
+            x = float(drawn.sum(axis=0, dtype=np.float64) @ (np.arange(drawn.shape[1]) + 0.5)) / total
+        else:
+            y, x = (top + bottom) / 2, (left + right) / 2
+        upper, leftmost = y - self.centre_y[1] * self.size * zoom_y, x - self.centre_x[1] * self.size * zoom_x
+        pad = math.ceil(self.size * max(zoom_y, zoom_x))
+        window = (leftmost + pad, upper + pad, leftmost + pad + self.size * zoom_x, upper + pad + self.size * zoom_y)
+        small = Image.fromarray(np.pad(drawn, pad)).resize((self.size,) * 2, Image.Resampling.HAMMING, box=window)
+        share = np.clip(np.asarray(small), 0, 1)
+        return (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
+
+
+def _read(picture: Image.Image | Pixels | Mask) -> tuple[Pixels, float]:
+    """(H, W, 1 or 3), uint8, of at most 2 ``WORK`` pixels a side, and how many of the picture's pixels each spans."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    full = max(image.size)
+    if full > 2 * WORK:
+        image.draft(None, (2 * WORK * image.width // full, 2 * WORK * image.height // full))
+    image = ImageOps.exif_transpose(image)
+    if max(image.size) > 2 * WORK:
+        if image.mode not in ("L", "RGB"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image = image.reduce(math.ceil(max(image.size) / (2 * WORK)))
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        alpha = np.asarray(colour)[..., 3]
+        bright = np.asarray(colour.convert("L"))[alpha > 127]
+        # A light pen on nothing would be lost before white.
+        before = "black" if bright.size < alpha.size / 2 and bright.size and bright.mean() > 160 else "white"
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, before), colour)
+    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    if pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()):
+        pixels = pixels.reshape(*pixels.shape[:2], -1)[..., :1]
+    return pixels, full / max(pixels.shape[:2])
+
+
+def _mode(grey: Pixels) -> tuple[int, float]:
+    """The grey level about which most pixels lie, and the share of those that lie there."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    near = np.convolve(counts, np.ones(9, dtype=np.int64), mode="same")
+    middle = int(near.argmax())
+    first = max(0, middle - 4)
+    return first + int(counts[first : middle + 5].argmax()), float(near[middle] / grey.size)
+
+
+def _width(inside: npt.NDArray[np.float64]) -> float:
+    """Mean stroke width, from each ink pixel's distance to the ground: a stroke's mean is a quarter of its width."""
+    return 4 * float(inside[inside > 0].mean()) - 2
+
+
+def _measure(ink: Map) -> tuple[float, ...] | None:
+    """Height, width, middle of the box, centre of mass (y, x), stroke width and contrast; None where there's no ink.
+
+    Args:
+        ink: (H, H), float, 0 for ground and 1 for ink.
+    """
+    times = math.ceil(CANVAS / len(ink))
+    contrast = float(ink.max())
+    if contrast < 0.1:
+        return None
+    side = times * len(ink)
+    large = np.asarray(Image.fromarray(np.pad(ink, 1)).resize((side + 2 * times,) * 2, Image.Resampling.BICUBIC))
+    inside = ndimage.distance_transform_edt(large > 0.5 * contrast)
+    ys, xs = np.nonzero(inside)
+    top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
+    return (
+        (bottom - top) / side,
+        (right - left) / side,
+        ((top + bottom) / 2 - times) / side,
+        ((left + right) / 2 - times) / side,
+        (ys.mean() + 0.5 - times) / side,
+        (xs.mean() + 0.5 - times) / side,
+        _width(inside) / side,
+        contrast,
+    )
+
+
+def _usual(values: npt.NDArray[np.float64]) -> Range:
+    """Least, middle and largest usual value: the extremes and a little more, for others were not measured."""
+    low, middle, high = (float(value) for value in (values.min(), np.median(values), values.max()))
+    return (low - 0.1 * (middle - low) - 0.005, middle, high + 0.1 * (high - middle) + 0.005)
+
+
+def _pool(values: Map, times: int) -> Map:
+    """The mean of each block of ``times`` × ``times`` values; (H, W) -> (⌈H / times⌉, ⌈W / times⌉)."""
+    if times == 1:
+        return values
+    padded = np.pad(values, [(0, -side % times) for side in values.shape], mode="edge")
+    rows = np.add.reduceat(padded, np.arange(0, len(padded), times), axis=0)
+    both = np.add.reduceat(rows, np.arange(0, rows.shape[1], times), axis=1)
+    return (both / np.float32(times * times)).astype(np.float32)
+
+
+def _open(light: Map, side: int, ground: float | None) -> Map:
+    """What is light over at least ``side`` pixels both ways; outside lies the ground, or what lies at the border."""
+    padding: dict[str, Any] = {"mode": "edge"} if ground is None else {"constant_values": ground}
+    opened: Map = ndimage.grey_opening(np.pad(light, side, **padding), (side, side))
+    return opened[side:-side, side:-side]
+
+
+def _ink(pixels: Pixels) -> tuple[Map, float] | None:
+    """How much ink there is at each place of a picture, and how much the ground's grain varies, in grey levels.
+
+    (H, W, C), uint8 -> (h, w), float.
+    """
+    longest = max(pixels.shape[:2])
+    if longest < CANVAS:
+        times = math.ceil(CANVAS / longest)
+        size = (pixels.shape[1] * times, pixels.shape[0] * times)
+        planes = [Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC) for plane in pixels.transpose(2, 0, 1)]
+        pixels = np.stack([np.asarray(plane) for plane in planes], axis=2)
+        longest *= times
+    modes = [_mode(pixels[..., channel]) for channel in range(pixels.shape[2])]
+    even = all(share > 0.5 for _, share in modes)
+    direction = _direction(pixels, [level for level, _ in modes] if even else None)
+    if direction is None:
+        return None
+    light = pixels.astype(np.float32) @ direction
+    if longest > WORK:  # the most of four, so that a thin pen stays
+        light = np.pad(light, [(0, side % 2) for side in light.shape], mode="edge")
+        light = np.maximum(np.maximum(light[::2, ::2], light[1::2, ::2]), np.maximum(light[::2, 1::2], light[1::2, 1::2]))
+    times = math.ceil(max(light.shape) / SMALL)
+    small = _pool(light, times)
+    level = float(np.dot([level for level, _ in modes], direction)) if even else None
+    opened = _open(small, math.ceil(WIDEST * max(small.shape)), level)
+    if times > 1:
+        ground = np.asarray(
+            Image.fromarray(ndimage.maximum_filter(opened, 3)).resize(
+                (small.shape[1] * times, small.shape[0] * times), Image.Resampling.BILINEAR
+            )
+        )[: light.shape[0], : light.shape[1]]
+        light = ndimage.gaussian_filter(light, 0.7)
+    else:
+        ground = opened
+    ink = light - ground
+    ink -= np.median(ink)
+    grain = 1.4826 * float(np.median(np.abs(ink)))
+    return ink.clip(0).astype(np.float32), grain
+
+
+def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
+    """The colour of the ink less that of the ground, as a unit vector: (C,), float; None for an empty picture.
+
+    Ink is what is thin: at the scale of its strokes it stands out, and the ground between them only at larger ones.
+    """
+    times = math.ceil(max(pixels.shape[:2]) / SMALL)
+    h, w = (side // times * times for side in pixels.shape[:2])
+    blocks = pixels[:h, :w].reshape(h // times, times, w // times, times, -1)
+    best: tuple[float, Map | None] = (0.0, None)
+    means = [_pool(pixels[:h, :w, channel].astype(np.float32), times) for channel in range(pixels.shape[2])]
+    for sign, extreme in ((1, blocks.max(axis=3).max(axis=1)), (-1, blocks.min(axis=3).min(axis=1))):
+        for channel in range(pixels.shape[2]):
+            light = sign * extreme[..., channel].astype(np.float32)
+            score = 0.0
+            for share in (1 / 32, 1 / 16, 1 / 8, WIDEST):
+                side = max(2, round(share * max(light.shape)))
+                hat = light - _open(light, side, None if modes is None else sign * float(modes[channel]))
+                score += float((hat.astype(np.float64) ** 3).sum()) / share**2
+            if score > best[0]:
+                strong = hat > 0.5 * hat.max()
+                near = ndimage.binary_dilation(strong, iterations=2)
+                weight = ndimage.uniform_filter((~near).astype(np.float32), 31) + 1e-6
+                found = [
+                    float((mean - ndimage.uniform_filter(np.where(near, 0, mean), 31) / weight)[strong].mean())
+                    for mean in means
+                ]
+                best = (score, np.array(found, dtype=np.float32))
+    length = 0.0 if best[1] is None else float(np.linalg.norm(best[1]))
+    return best[1] / np.float32(length) if best[1] is not None and length > 0 else None
+
+
+def _find(ink: Map, grain: float) -> tuple[Map, Mask, int] | None:
+    """The ink without ruled lines, the digit's pixels and how many digits there are; None where no ink stands out.
+
+    Two thresholds (Canny 1986, https://doi.org/10.1109/TPAMI.1986.4767851), from the ink alone: a part has some
+    strong ink, and takes the weak ink that touches it.
+    """
+    least = FAINT * max(1, grain)
+    peak = _peak(ink)
+    if peak < least:
+        return None
+    ink = _without_lines(ink, max(0.25 * peak, 3 * grain))
+    left, kept = ink.copy(), None
+    for _ in range(4):
+        peak = _peak(left)
+        if peak < least:
+            break
+        parts = _Parts(left, peak, grain)
+        if parts.main is None:
+            break
+        strength = float(np.percentile(left[parts.labels == parts.main], 75))
+        if strength < 0.7 * peak:  # the peak is of something else, or of one dark spot
+            parts = _Parts(left, strength, grain)
+            if parts.main is None:
+                break
+        if kept is None or not parts.is_frame(parts.main):
+            kept = parts
+        if not parts.is_frame(parts.main):
+            break
+        left[ndimage.binary_dilation(parts.labels == parts.main, iterations=3)] = 0
+    return None if kept is None else (ink, *kept.join())
+
+
+def _peak(ink: Map) -> float:
+    return float(ndimage.uniform_filter(ink, 3).max())
+
+
+class _Parts:
+    """The connected parts of the ink; ``main`` is the label of the one with most ink that is no frame."""
+
+    def __init__(self, ink: Map, peak: float, grain: float) -> None:
+        self.labels, count = ndimage.label(ink > max(0.3 * peak, 3 * grain), np.ones((3, 3)))
+        self.main: int | None = None
+        if count == 0:
+            return
+        every = np.arange(1, count + 1)
+        strong = ndimage.maximum(ink, self.labels, every) > max(0.5 * peak, 4 * grain)
+        mass = ndimage.sum_labels(ink, self.labels, every)
+        slices = ndimage.find_objects(self.labels)
+        shown = [k for k in range(count) if strong[k] and mass[k] > 0.005 * mass[strong].max()]
+        self.mass = {k + 1: float(mass[k]) for k in shown}
+        # Top, left, bottom, right.
+        self.boxes = {k + 1: (slices[k][0].start, slices[k][1].start, slices[k][0].stop, slices[k][1].stop) for k in shown}
+        if shown:
+            self.main = max(self.mass, key=lambda part: self.mass[part] * (0.02 if self.is_frame(part) else 1))
+
+    def extent(self, part: int) -> int:
+        top, left, bottom, right = self.boxes[part]
+        return max(bottom - top, right - left)
+
+    def is_frame(self, part: int) -> bool:
+        """Whether a part runs along the picture's border, or around another one."""
+        top, left, bottom, right = self.boxes[part]
+        height, width = self.labels.shape
+        if (top == 0 or bottom == height) and right - left > width / 2:
+            return True
+        if (left == 0 or right == width) and bottom - top > height / 2:
+            return True
+        return any(
+            top < t and left < l and b < bottom and r < right and 5 * max(b - t, r - l) > self.extent(part)
+            for t, l, b, r in self.boxes.values()
+        )
+
+    def join(self) -> tuple[Mask, int]:
+        """The main part with its near ones, (H, W), bool; how many digits there are."""
+        assert self.main is not None
+        group = [self.main]
+        rest = [part for part in self.boxes if part != self.main and (not self.is_frame(part))]
+        top, left, bottom, right = self.boxes[self.main]
+        side = self.extent(self.main)
+        joined = True
+        while joined:
+            joined = False
+            for part in list(rest):
+                t, l, b, r = self.boxes[part]
+                shared_x = min(r, right) - max(l, left)
+                shared_y = min(b, bottom) - max(t, top)
+                small = self.extent(part) < 0.5 * side
+                beside = -min(shared_x, shared_y) <= 0.1 * side
+                above = shared_x >= 0.5 * min(r - l, right - left) and shared_y > -0.25 * side
+                if (small and beside) or (above and (b - t < 0.6 * side or shared_y > 0)):
+                    group.append(part)
+                    rest.remove(part)
+                    top, left, bottom, right = min(t, top), min(l, left), max(b, bottom), max(r, right)
+                    joined = True
+        others = [
+            part
+            for part in rest
+            if self.boxes[part][2] - self.boxes[part][0] > 0.5 * (bottom - top)
+            and self.mass[part] > 0.2 * self.mass[self.main]
+        ]
+        return np.isin(self.labels, group), 1 + len(others)
+
+
+def _without_lines(ink: Map, threshold: float) -> Map:
+    """Take off thin straight lines from border to border, as of ruled paper, but for the strokes across them."""
+    return _without_rows(_without_rows(ink, threshold).T, threshold).T
+
+
+def _without_rows(ink: Map, threshold: float) -> Map:
+    cell = math.ceil(max(ink.shape) / 256)
+    mask = ink > threshold
+    h, w = (side // cell for side in ink.shape)
+    coarse = mask[: h * cell, : w * cell].reshape(h, cell, w, cell).any(axis=(1, 3))
+    ink = ink.copy()
+    for _ in range(8):
+        ys, xs = np.nonzero(coarse)
+        best: tuple[float, float, list[int]] = (0, 0, [])
+        for tilt in np.arange(-20, 21) / 128:
+            rows = np.round(ys - tilt * xs).astype(np.int64) + w
+            counts = np.bincount(rows, minlength=h + 2 * w)
+            lines = np.flatnonzero(counts > 0.75 * w)
+            score = float((counts[lines].astype(np.float64) ** 2).sum())
+            if score > best[0]:
+                best = (score, float(tilt), [int(line) - w for line in lines])
+        _, tilt, lines = best
+        if not lines:
+            break
+        y, x = np.arange(len(ink))[:, None], np.arange(ink.shape[1])
+        cy, cx = np.arange(h)[:, None], np.arange(w)
+        bands = np.split(np.array(lines), np.flatnonzero(np.diff(lines) > 1) + 1)
+        for rows in bands:
+            coarse[np.abs(cy - tilt * cx - rows.mean()) <= len(rows) / 2 + 1] = False
+            if len(rows) > 3:
+                continue
+            band = np.abs((y - tilt * x) / cell - rows.mean() - 0.5) <= len(rows) / 2 + 1
+            thick = int(np.median((mask & band).sum(axis=0)))
+            opened = ndimage.grey_opening(ink, (thick + 3, 1))
+            ink[band] = opened[band]
+    return ink
