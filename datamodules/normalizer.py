@@ -23,7 +23,6 @@ CANVAS = 112  # least side of what is measured: the strokes of an 8×8 image are
 WIDEST = 0.3  # of the picture's longer side: what is wider than this is ground, not ink
 FAINT = 6.0  # grey levels and standard deviations of the grain below which nothing is ink
 
-
 @dataclass(frozen=True)
 class Normalized:
     """What was found in a picture.
@@ -58,6 +57,8 @@ class DigitNormalizer:
         contrast: Range of an image's strongest ink, as a share of ``ink`` less ``ground``.
         extent: Range of the longer side of the ink's box.
         stroke: Range of the stroke width.
+        half: The stroke widths between which half of the images lie.
+        soft: Range of the share of the ink that is between ground and ink: a pen drawn pixel by pixel has none.
         centre_y: Range of the centre, from above.
         centre_x: Range of the centre, from the left.
         by_mass: The centre is the ink's centre of mass; if not, the middle of its box.
@@ -70,6 +71,8 @@ class DigitNormalizer:
     contrast: Range
     extent: Range
     stroke: Range
+    half: tuple[float, float]
+    soft: Range
     centre_y: Range
     centre_x: Range
     by_mass: bool
@@ -97,7 +100,7 @@ class DigitNormalizer:
             return None
         inks = [(image - np.float32(ground)) / np.float32(ink - ground) for image in sample]
         found = np.array([measures for image in inks if (measures := _measure(image)) is not None])
-        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast = found.T
+        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast, soft = found.T
         extent = np.maximum(height, width)
         if np.median(stroke / extent) > 0.4:
             return None
@@ -109,6 +112,8 @@ class DigitNormalizer:
             contrast=_usual(contrast),
             extent=_usual(extent),
             stroke=_usual(stroke),
+            half=(float(np.percentile(stroke, 25)), float(np.percentile(stroke, 75))),
+            soft=_usual(soft),
             centre_y=_usual(mass_y if by_mass else box_y),
             centre_x=_usual(mass_x if by_mass else box_x),
             by_mass=by_mass,
@@ -137,7 +142,7 @@ class DigitNormalizer:
             box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
             return Normalized(pixels[..., 0], box, 1, untouched=True)
         ink = _ink(pixels)
-        found = None if ink is None else _find(*ink)
+        found = None if ink is None else _find(*ink, math.ceil(len(ink[0]) / len(pixels)))
         if found is None:
             return Normalized(None, None, 0, reason="no ink stands out from the ground")
         ink, mask, digits = found
@@ -157,10 +162,10 @@ class DigitNormalizer:
         measures = _measure(ink)
         if measures is None or (np.abs(ink) < 0.1).mean() < 0.3:
             return False
-        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast = measures
+        height, width, box_y, box_x, mass_y, mass_x, stroke, contrast, soft = measures
         y, x = (mass_y, mass_x) if self.by_mass else (box_y, box_x)
-        ranges = (self.extent, self.stroke, self.centre_y, self.centre_x, self.contrast)
-        values = (max(height, width), stroke, y, x, contrast)
+        ranges = (self.extent, self.stroke, self.centre_y, self.centre_x, self.contrast, self.soft)
+        values = (max(height, width), stroke, y, x, contrast, soft)
         return all(low <= value <= high for value, (low, _, high) in zip(values, ranges, strict=True))
 
     def _place(self, ink: Map, mask: Mask) -> Pixels:
@@ -182,11 +187,13 @@ class DigitNormalizer:
         inside = ndimage.distance_transform_edt(canvas)
         distance = np.where(canvas, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~canvas))
         # Wider by d on each side, a stroke of width t in a box of length l becomes t + 2d in l + 2d.
-        ratio = self.stroke[1] / self.extent[1]
-        grow = (ratio * side - _width(inside)) / (2 * (1 - ratio))
+        width = _width(inside)
+        thin, thick = (stroke / self.extent[1] for stroke in self.half)
+        ratio = min(max(width / side, thin), thick)
+        grow = (ratio * side - width) / (2 * (1 - ratio))
+        ridge = inside[canvas & (inside == ndimage.maximum_filter(inside, 3))]
+        grow = max(grow, -0.5 * float(np.percentile(ridge, 10)))  # the thin parts of a thick digit stay
         drawn = np.clip(distance + grow + 0.5, 0, 1).astype(np.float32)
-        if not (drawn > 0.5).any():
-            drawn = canvas.astype(np.float32)
         ys, xs = np.nonzero(drawn > 0.5)
         top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
         zoom_y = zoom_x = max(bottom - top, right - left) / (self.extent[1] * self.size)  # canvas pixels to a pixel
@@ -201,7 +208,7 @@ class DigitNormalizer:
         upper, leftmost = y - self.centre_y[1] * self.size * zoom_y, x - self.centre_x[1] * self.size * zoom_x
         pad = math.ceil(self.size * max(zoom_y, zoom_x))
         window = (leftmost + pad, upper + pad, leftmost + pad + self.size * zoom_x, upper + pad + self.size * zoom_y)
-        small = Image.fromarray(np.pad(drawn, pad)).resize((self.size,) * 2, Image.Resampling.HAMMING, box=window)
+        small = Image.fromarray(np.pad(drawn, pad)).resize((self.size,) * 2, Image.Resampling.BILINEAR, box=window)
         share = np.clip(np.asarray(small), 0, 1)
         return (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
 
@@ -245,7 +252,7 @@ def _width(inside: npt.NDArray[np.float64]) -> float:
 
 
 def _measure(ink: Map) -> tuple[float, ...] | None:
-    """Height, width, middle of the box, centre of mass (y, x), stroke width and contrast; None where there's no ink.
+    """Height, width, middle of the box, centre of mass (y, x), stroke width, contrast and softness; None where there's no ink.
 
     Args:
         ink: (H, H), float, 0 for ground and 1 for ink.
@@ -268,6 +275,7 @@ def _measure(ink: Map) -> tuple[float, ...] | None:
         (xs.mean() + 0.5 - times) / side,
         _width(inside) / side,
         contrast,
+        float(((ink > 0.1 * contrast) & (ink < 0.9 * contrast)).sum() / (ink > 0.1 * contrast).sum()),
     )
 
 
@@ -348,7 +356,7 @@ def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
         for channel in range(pixels.shape[2]):
             light = sign * extreme[..., channel].astype(np.float32)
             score = 0.0
-            for share in (1 / 32, 1 / 16, 1 / 8, WIDEST):
+            for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8, WIDEST):
                 side = max(2, round(share * max(light.shape)))
                 hat = light - _open(light, side, None if modes is None else sign * float(modes[channel]))
                 score += float((hat.astype(np.float64) ** 3).sum()) / share**2
@@ -365,7 +373,7 @@ def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
     return best[1] / np.float32(length) if best[1] is not None and length > 0 else None
 
 
-def _find(ink: Map, grain: float) -> tuple[Map, Mask, int] | None:
+def _find(ink: Map, grain: float, times: int = 1) -> tuple[Map, Mask, int] | None:
     """The ink without ruled lines, the digit's pixels and how many digits there are; None where no ink stands out.
 
     Two thresholds (Canny 1986, https://doi.org/10.1109/TPAMI.1986.4767851), from the ink alone: a part has some
@@ -375,7 +383,7 @@ def _find(ink: Map, grain: float) -> tuple[Map, Mask, int] | None:
     peak = _peak(ink)
     if peak < least:
         return None
-    ink = _without_lines(ink, max(0.25 * peak, 3 * grain))
+    ink = _without_lines(ink, max(0.2 * peak, 3 * grain))
     left, kept = ink.copy(), None
     for _ in range(4):
         peak = _peak(left)
@@ -393,8 +401,11 @@ def _find(ink: Map, grain: float) -> tuple[Map, Mask, int] | None:
             kept = parts
         if not parts.is_frame(parts.main):
             break
-        left[ndimage.binary_dilation(parts.labels == parts.main, iterations=3)] = 0
-    return None if kept is None else (ink, *kept.join())
+        left[ndimage.binary_dilation(parts.labels == parts.main, iterations=3 + max(ink.shape) // 40)] = 0
+    if kept is None:
+        return None
+    mask, bridges, digits = kept.join(times)
+    return np.where(bridges, np.float32(peak), ink), mask | bridges, digits
 
 
 def _peak(ink: Map) -> float:
@@ -405,7 +416,7 @@ class _Parts:
     """The connected parts of the ink; ``main`` is the label of the one with most ink that is no frame."""
 
     def __init__(self, ink: Map, peak: float, grain: float) -> None:
-        self.labels, count = ndimage.label(ink > max(0.3 * peak, 3 * grain), np.ones((3, 3)))
+        self.labels, count = ndimage.label(ink > max(0.2 * peak, 3 * grain), np.ones((3, 3)))
         self.main: int | None = None
         if count == 0:
             return
@@ -425,47 +436,72 @@ class _Parts:
         return max(bottom - top, right - left)
 
     def is_frame(self, part: int) -> bool:
-        """Whether a part runs along the picture's border, or around another one."""
+        """Whether a part runs along one of the picture's sides, or is a rectangle around another part."""
         top, left, bottom, right = self.boxes[part]
-        height, width = self.labels.shape
-        if (top == 0 or bottom == height) and right - left > width / 2:
+        shape = self.labels[top:bottom, left:right] == part
+        sides = ((top == 0, shape[0]), (bottom == len(self.labels), shape[-1]))
+        sides += ((left == 0, shape[:, 0]), (right == self.labels.shape[1], shape[:, -1]))
+        whole = (self.labels.shape[1],) * 2 + (len(self.labels),) * 2
+        if min(shape.shape) < 0.03 * max(self.labels.shape) and max(shape.shape) > 0.6 * max(self.labels.shape):
             return True
-        if (left == 0 or right == width) and bottom - top > height / 2:
+        if any(touches and line.sum() > 0.6 * length for (touches, line), length in zip(sides, whole, strict=True)):
             return True
-        return any(
+        if not any(
             top < t and left < l and b < bottom and r < right and 5 * max(b - t, r - l) > self.extent(part)
             for t, l, b, r in self.boxes.values()
-        )
+        ):
+            return False
+        rim = max(1, round(0.08 * min(shape.shape)))
+        return bool(shape[rim:-rim, rim:-rim].sum() < 0.25 * shape.sum())
 
-    def join(self) -> tuple[Mask, int]:
-        """The main part with its near ones, (H, W), bool; how many digits there are."""
+    def join(self, times: int) -> tuple[Mask, Mask, int]:
+        """The digit's parts and the bridges between them, (H, W), bool; how many digits there are."""
         assert self.main is not None
-        group = [self.main]
-        rest = [part for part in self.boxes if part != self.main and (not self.is_frame(part))]
-        top, left, bottom, right = self.boxes[self.main]
-        side = self.extent(self.main)
-        joined = True
-        while joined:
-            joined = False
-            for part in list(rest):
+        group, before = {self.main}, set[int]()
+        rest = {part for part in self.boxes if not self.is_frame(part)} | group
+        bridges = np.zeros(self.labels.shape, dtype=bool)
+        while group != before:
+            before = set(group)
+            top, left, bottom, right = self._around(group)
+            side = max(bottom - top, right - left, *(self.extent(part) for part in rest if self.mass[part] > 0.2 * self.mass[self.main]))
+            # A pen that lifts or runs dry leaves a gap that is short beside the digit.
+            reach = max(times, round(0.06 * side))
+            window = tuple(slice(max(0, low - 3 * reach), high + 3 * reach) for low, high in ((top, bottom), (left, right)))
+            labels = np.where(np.isin(self.labels[window], list(rest)), self.labels[window], 0)
+            wide = np.pad(ndimage.maximum_filter(labels > 0, 2 * reach + 1), reach, mode="edge")
+            near, _ = ndimage.label(wide[reach:-reach, reach:-reach], np.ones((3, 3)))
+            group |= set(labels[np.isin(near, near[np.isin(labels, list(group))]) & (labels > 0)].tolist())
+            # The bar of a 5 lies higher above it.
+            for part in rest - group:
                 t, l, b, r = self.boxes[part]
-                shared_x = min(r, right) - max(l, left)
-                shared_y = min(b, bottom) - max(t, top)
-                small = self.extent(part) < 0.5 * side
-                beside = -min(shared_x, shared_y) <= 0.1 * side
-                above = shared_x >= 0.5 * min(r - l, right - left) and shared_y > -0.25 * side
-                if (small and beside) or (above and (b - t < 0.6 * side or shared_y > 0)):
-                    group.append(part)
-                    rest.remove(part)
-                    top, left, bottom, right = min(t, top), min(l, left), max(b, bottom), max(r, right)
-                    joined = True
-        others = [
-            part
-            for part in rest
-            if self.boxes[part][2] - self.boxes[part][0] > 0.5 * (bottom - top)
-            and self.mass[part] > 0.2 * self.mass[self.main]
-        ]
-        return np.isin(self.labels, group), 1 + len(others)
+                overlap = min(r, right) - max(l, left)
+                shared = min(b, bottom) - max(t, top)
+                inside = overlap > 0 and shared > 0 and overlap * shared > 0.25 * min((r - l) * (b - t), (right - left) * (bottom - top))
+                if inside or (b - t < 0.6 * side and overlap > 0.5 * min(r - l, right - left) and shared > -0.25 * side):
+                    group.add(part)
+            closed = ndimage.minimum_filter(wide, 2 * reach + 1)[reach:-reach, reach:-reach] & (labels == 0)
+            gaps, count = ndimage.label(closed, np.ones((3, 3)))
+            around = np.where(np.isin(labels, list(group)), labels, 0)
+            most = ndimage.maximum_filter(around, 3)
+            least = -ndimage.maximum_filter(np.where(around > 0, -around, -(2**30)), 3)
+            several = [
+                gap
+                for gap in range(1, count + 1)
+                if 0 < ndimage.minimum(np.where(least == 2**30, 2**30, least), gaps, gap) < ndimage.maximum(most, gaps, gap)
+            ]
+            bridges[window] |= np.isin(gaps, several)
+        top, left, bottom, right = self._around(group)
+        mass = sum(self.mass[part] for part in group)
+        others = 0
+        for part in rest - group:
+            t, l, b, r = self.boxes[part]
+            others += b - t > 0.5 * (bottom - top) and self.mass[part] > 0.2 * mass
+        return np.isin(self.labels, list(group)), bridges, 1 + others
+
+    def _around(self, parts: set[int]) -> tuple[int, int, int, int]:
+        boxes = np.array([self.boxes[part] for part in parts])
+        (top, left), (bottom, right) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+        return top, left, bottom, right
 
 
 def _without_lines(ink: Map, threshold: float) -> Map:
@@ -485,7 +521,9 @@ def _without_rows(ink: Map, threshold: float) -> Map:
         for tilt in np.arange(-20, 21) / 128:
             rows = np.round(ys - tilt * xs).astype(np.int64) + w
             counts = np.bincount(rows, minlength=h + 2 * w)
-            lines = np.flatnonzero(counts > 0.75 * w)
+            lines = np.flatnonzero(counts > 0.6 * w)
+            if len(lines) < 3:
+                lines = np.flatnonzero(counts > 0.9 * w)
             score = float((counts[lines].astype(np.float64) ** 2).sum())
             if score > best[0]:
                 best = (score, float(tilt), [int(line) - w for line in lines])
@@ -497,7 +535,7 @@ def _without_rows(ink: Map, threshold: float) -> Map:
         bands = np.split(np.array(lines), np.flatnonzero(np.diff(lines) > 1) + 1)
         for rows in bands:
             coarse[np.abs(cy - tilt * cx - rows.mean()) <= len(rows) / 2 + 1] = False
-            if len(rows) > 3:
+            if len(rows) > 0.012 * max(coarse.shape):
                 continue
             band = np.abs((y - tilt * x) / cell - rows.mean() - 0.5) <= len(rows) / 2 + 1
             thick = int(np.median((mask & band).sum(axis=0)))
