@@ -23,6 +23,7 @@ CANVAS = 112  # least side of what is measured: the strokes of an 8×8 image are
 WIDEST = 0.3  # of the picture's longer side: what is wider than this is ground, not ink
 FAINT = 6.0  # grey levels and standard deviations of the grain below which nothing is ink
 
+
 @dataclass(frozen=True)
 class Normalized:
     """What was found in a picture.
@@ -198,7 +199,10 @@ class DigitNormalizer:
         top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
         zoom_y = zoom_x = max(bottom - top, right - left) / (self.extent[1] * self.size)  # canvas pixels to a pixel
         if self.stretched:
-            zoom_y, zoom_x = (bottom - top) / (self.extent[1] * self.size), (right - left) / (self.extent[1] * self.size)
+            zoom_y, zoom_x = (
+                (bottom - top) / (self.extent[1] * self.size),
+                (right - left) / (self.extent[1] * self.size),
+            )
         if self.by_mass:
             total = float(drawn.sum(dtype=np.float64))
             y = float(drawn.sum(axis=1, dtype=np.float64) @ (np.arange(len(drawn)) + 0.5)) / total
@@ -282,7 +286,7 @@ def _measure(ink: Map) -> tuple[float, ...] | None:
 def _usual(values: npt.NDArray[np.float64]) -> Range:
     """Least, middle and largest usual value: the extremes and a little more, for others were not measured."""
     low, middle, high = (float(value) for value in (values.min(), np.median(values), values.max()))
-    return (low - 0.1 * (middle - low) - 0.005, middle, high + 0.1 * (high - middle) + 0.005)
+    return (low - 0.02 * (middle - low) - 0.002, middle, high + 0.02 * (high - middle) + 0.002)
 
 
 def _pool(values: Map, times: int) -> Map:
@@ -308,21 +312,24 @@ def _ink(pixels: Pixels) -> tuple[Map, float] | None:
     (H, W, C), uint8 -> (h, w), float.
     """
     longest = max(pixels.shape[:2])
-    if longest < CANVAS:
+    modes = [_mode(pixels[..., channel]) for channel in range(pixels.shape[2])]
+    tiny = longest < CANVAS
+    if tiny:
         times = math.ceil(CANVAS / longest)
         size = (pixels.shape[1] * times, pixels.shape[0] * times)
         planes = [Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC) for plane in pixels.transpose(2, 0, 1)]
         pixels = np.stack([np.asarray(plane) for plane in planes], axis=2)
         longest *= times
-    modes = [_mode(pixels[..., channel]) for channel in range(pixels.shape[2])]
-    even = all(share > 0.5 for _, share in modes)
+    even = all(share > (0.25 if tiny else 0.5) for _, share in modes)  # the ink of a tiny picture may fill it
     direction = _direction(pixels, [level for level, _ in modes] if even else None)
     if direction is None:
         return None
     light = pixels.astype(np.float32) @ direction
     if longest > WORK:  # the most of four, so that a thin pen stays
         light = np.pad(light, [(0, side % 2) for side in light.shape], mode="edge")
-        light = np.maximum(np.maximum(light[::2, ::2], light[1::2, ::2]), np.maximum(light[::2, 1::2], light[1::2, 1::2]))
+        light = np.maximum(
+            np.maximum(light[::2, ::2], light[1::2, ::2]), np.maximum(light[::2, 1::2], light[1::2, 1::2])
+        )
     times = math.ceil(max(light.shape) / SMALL)
     small = _pool(light, times)
     level = float(np.dot([level for level, _ in modes], direction)) if even else None
@@ -337,8 +344,10 @@ def _ink(pixels: Pixels) -> tuple[Map, float] | None:
     else:
         ground = opened
     ink = light - ground
-    ink -= np.median(ink)
-    grain = 1.4826 * float(np.median(np.abs(ink)))
+    if not even:
+        ink -= np.median(ink)
+    # Between places that lie apart, for neighbours are alike; most of them are both ground.
+    grain = 0.0 if tiny else 1.05 * float(np.median(np.abs(ink[:, 3:] - ink[:, :-3])))
     return ink.clip(0).astype(np.float32), grain
 
 
@@ -427,7 +436,9 @@ class _Parts:
         shown = [k for k in range(count) if strong[k] and mass[k] > 0.005 * mass[strong].max()]
         self.mass = {k + 1: float(mass[k]) for k in shown}
         # Top, left, bottom, right.
-        self.boxes = {k + 1: (slices[k][0].start, slices[k][1].start, slices[k][0].stop, slices[k][1].stop) for k in shown}
+        self.boxes = {
+            k + 1: (slices[k][0].start, slices[k][1].start, slices[k][0].stop, slices[k][1].stop) for k in shown
+        }
         if shown:
             self.main = max(self.mass, key=lambda part: self.mass[part] * (0.02 if self.is_frame(part) else 1))
 
@@ -444,10 +455,10 @@ class _Parts:
         whole = (self.labels.shape[1],) * 2 + (len(self.labels),) * 2
         if min(shape.shape) < 0.03 * max(self.labels.shape) and max(shape.shape) > 0.6 * max(self.labels.shape):
             return True
-        if any(touches and line.sum() > 0.6 * length for (touches, line), length in zip(sides, whole, strict=True)):
+        if any(touches and line.sum() > 0.35 * length for (touches, line), length in zip(sides, whole, strict=True)):
             return True
         if not any(
-            top < t and left < l and b < bottom and r < right and 5 * max(b - t, r - l) > self.extent(part)
+            top < t and left < l and b < bottom and r < right and 8 * max(b - t, r - l) > self.extent(part)
             for t, l, b, r in self.boxes.values()
         ):
             return False
@@ -463,10 +474,16 @@ class _Parts:
         while group != before:
             before = set(group)
             top, left, bottom, right = self._around(group)
-            side = max(bottom - top, right - left, *(self.extent(part) for part in rest if self.mass[part] > 0.2 * self.mass[self.main]))
+            side = max(
+                bottom - top,
+                right - left,
+                *(self.extent(part) for part in rest if self.mass[part] > 0.2 * self.mass[self.main]),
+            )
             # A pen that lifts or runs dry leaves a gap that is short beside the digit.
             reach = max(times, round(0.06 * side))
-            window = tuple(slice(max(0, low - 3 * reach), high + 3 * reach) for low, high in ((top, bottom), (left, right)))
+            window = tuple(
+                slice(max(0, low - 3 * reach), high + 3 * reach) for low, high in ((top, bottom), (left, right))
+            )
             labels = np.where(np.isin(self.labels[window], list(rest)), self.labels[window], 0)
             wide = np.pad(ndimage.maximum_filter(labels > 0, 2 * reach + 1), reach, mode="edge")
             near, _ = ndimage.label(wide[reach:-reach, reach:-reach], np.ones((3, 3)))
@@ -476,8 +493,14 @@ class _Parts:
                 t, l, b, r = self.boxes[part]
                 overlap = min(r, right) - max(l, left)
                 shared = min(b, bottom) - max(t, top)
-                inside = overlap > 0 and shared > 0 and overlap * shared > 0.25 * min((r - l) * (b - t), (right - left) * (bottom - top))
-                if inside or (b - t < 0.6 * side and overlap > 0.5 * min(r - l, right - left) and shared > -0.25 * side):
+                inside = (
+                    overlap > 0
+                    and shared > 0
+                    and overlap * shared > 0.25 * min((r - l) * (b - t), (right - left) * (bottom - top))
+                )
+                if inside or (
+                    b - t < 0.6 * side and overlap > 0.5 * min(r - l, right - left) and shared > -0.25 * side
+                ):
                     group.add(part)
             closed = ndimage.minimum_filter(wide, 2 * reach + 1)[reach:-reach, reach:-reach] & (labels == 0)
             gaps, count = ndimage.label(closed, np.ones((3, 3)))
@@ -487,7 +510,9 @@ class _Parts:
             several = [
                 gap
                 for gap in range(1, count + 1)
-                if 0 < ndimage.minimum(np.where(least == 2**30, 2**30, least), gaps, gap) < ndimage.maximum(most, gaps, gap)
+                if 0
+                < ndimage.minimum(np.where(least == 2**30, 2**30, least), gaps, gap)
+                < ndimage.maximum(most, gaps, gap)
             ]
             bridges[window] |= np.isin(gaps, several)
         top, left, bottom, right = self._around(group)
@@ -521,7 +546,7 @@ def _without_rows(ink: Map, threshold: float) -> Map:
         for tilt in np.arange(-20, 21) / 128:
             rows = np.round(ys - tilt * xs).astype(np.int64) + w
             counts = np.bincount(rows, minlength=h + 2 * w)
-            lines = np.flatnonzero(counts > 0.6 * w)
+            lines = np.flatnonzero(counts > 0.4 * w)
             if len(lines) < 3:
                 lines = np.flatnonzero(counts > 0.9 * w)
             score = float((counts[lines].astype(np.float64) ** 2).sum())

@@ -1,0 +1,213 @@
+"""Any picture of a digit is brought into the form of the training images: pictures drawn by program."""
+
+import io
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+from sklearn.datasets import load_digits
+
+from datamodules.normalizer import DigitNormalizer
+from tests.conftest import draw_photo
+
+# Strokes of digits in a box of 1 × 1.6.
+STROKES = {
+    0: [[(0.5 + 0.5 * np.sin(a), 0.8 - 0.8 * np.cos(a)) for a in np.linspace(0, 2 * np.pi, 60)]],
+    1: [[(0.5, 0), (0.5, 1.6)]],
+    2: [[(0, 0.2), (0.4, 0), (0.9, 0.2), (0.9, 0.6), (0, 1.6), (1, 1.6)]],
+    4: [[(0.6, 0), (0, 1), (1, 1)], [(0.7, 0.5), (0.7, 1.6)]],
+    7: [[(0, 0), (1, 0), (0.4, 1.6)]],
+}
+
+
+def draw(digit, size=(28, 28), height=19.0, pen=2.5, at=None):
+    """(H, W), float in [0, 1]: 1 where the pen was; drawn at four times the size."""
+    width = height / 1.6
+    left, top = at or ((size[0] - width) / 2, (size[1] - height) / 2)
+    image = Image.new("L", (size[0] * 4, size[1] * 4))
+    brush = ImageDraw.Draw(image)
+    for stroke in STROKES[digit]:
+        points = [((left + x * width) * 4, (top + y * width) * 4) for x, y in stroke]
+        brush.line(points, fill=255, width=round(pen * 4), joint="curve")
+        for x, y in points:
+            brush.ellipse((x - pen * 2, y - pen * 2, x + pen * 2, y + pen * 2), fill=255)
+    return np.asarray(image.resize(size, Image.Resampling.BOX)) / 255
+
+
+def training(light_ink=True):
+    """200 images as a collection has them: digits of all kinds with pens of 2 to 3 pixels."""
+    generator = np.random.default_rng(0)
+    for step in range(200):
+        ink = draw(list(STROKES)[step % 5], pen=generator.uniform(2, 3))
+        grey = (255 * ink).round().astype(np.uint8)
+        yield grey if light_ink else 255 - grey
+
+
+@pytest.fixture(scope="module")
+def normalizer():
+    return DigitNormalizer.fit(training())
+
+
+def paint(ink, paper=(240, 238, 235), pen=(30, 30, 40), light=1.0, grain=2.0, lines=None, quality=85):
+    """A JPEG of ink, (H, W), on paper."""
+    paper, pen = np.array(paper, dtype=float), np.array(pen, dtype=float)
+    picture = np.broadcast_to(paper, (*ink.shape, 3)).copy()
+    if lines is not None:
+        picture[lines] = (150, 175, 215)
+    picture = (picture * (1 - ink[..., None]) + pen * ink[..., None]) * np.asarray(light)[..., None]
+    picture += np.random.default_rng(1).normal(0, grain, picture.shape)
+    file = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+SIZE = (640, 480)
+ACROSS, DOWN = np.meshgrid(np.linspace(0, 1, SIZE[0]), np.linspace(0, 1, SIZE[1]))
+RULED = (np.mgrid[: SIZE[1], : SIZE[0]][0] - 0.02 * np.arange(SIZE[0])) % 40 < 2
+FRAME = np.zeros(SIZE[::-1], dtype=bool)
+FRAME[20:-20, 20:-20] = True
+FRAME[26:-26, 26:-26] = False
+TABLE = ACROSS + 0.1 * DOWN < 0.15
+PICTURES = {
+    "plain": ({}, {}),
+    "small": ({"height": 60.0, "pen": 4}, {}),
+    "thin pen": ({"pen": 2}, {}),
+    "marker": ({"pen": 34}, {}),
+    "off centre": ({"at": (430, 40), "height": 200.0}, {}),
+    "light on dark": ({}, {"paper": (30, 40, 35), "pen": (230, 230, 220)}),
+    "faint pencil": ({"pen": 5}, {"pen": (195, 195, 195)}),
+    "blue pen": ({"pen": 4}, {"pen": (90, 110, 200)}),
+    "yellow ink": ({}, {"paper": (252, 252, 250), "pen": (250, 240, 90)}),
+    "shadow with grain": ({}, {"light": 1 - 0.4 * ACROSS, "grain": 8.0}),
+    "edge of a shadow": ({}, {"light": np.where(DOWN + 0.2 * ACROSS < 0.6, 0.7, 1.0)}),
+    "vignette": ({}, {"light": 1 - ((ACROSS - 0.5) ** 2 + (DOWN - 0.5) ** 2)}),
+    "jpeg blocks": ({}, {"quality": 12}),
+    "ruled paper": ({"height": 150.0, "pen": 8}, {"lines": RULED}),
+    "squared paper": ({"height": 150.0, "pen": 8}, {"lines": RULED | (np.arange(SIZE[0]) % 40 < 2)[None]}),
+    "dark table": ({"height": 200.0}, {"light": np.where(TABLE, 0.2, 1.0)}),
+}
+
+
+def alike(found, digit, normalizer):
+    """The correlation of what was found with the same digit as the training images have it."""
+    assert found.reason is None
+    assert found.image.shape == (28, 28)
+    assert found.image.dtype == np.uint8
+    wanted = normalizer.transform(np.pad((255 * draw(digit)).astype(np.uint8), ((3, 9), (8, 4)))).image
+    blurred = [
+        np.asarray(Image.fromarray(i).filter(ImageFilter.GaussianBlur(1))).ravel() for i in (wanted, found.image)
+    ]
+    return np.corrcoef(blurred)[0, 1]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_digit_is_found_on_any_paper(normalizer, kind):
+    drawn, painted = PICTURES[kind]
+    for digit in STROKES:
+        ink = draw(digit, SIZE, **{"height": 300.0, "pen": 14, **drawn})
+        found = normalizer.transform(paint(ink, **painted))
+        assert alike(found, digit, normalizer) > 0.85, (kind, digit)
+        assert found.digits == 1
+        ys, xs = np.nonzero(ink > 0.5)
+        assert np.abs(np.array(found.box) - (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)).max() <= 12
+
+
+def test_a_frame_is_not_the_digit(normalizer):
+    ink = np.where(FRAME, 1.0, draw(0, SIZE, height=200.0, pen=10))
+    assert alike(normalizer.transform(paint(ink)), 0, normalizer) > 0.85
+
+
+def test_an_image_of_the_collection_passes_untouched(normalizer):
+    for image in list(training())[:20]:
+        found = normalizer.transform(image)
+        assert found.untouched
+        np.testing.assert_array_equal(found.image, image)
+    shifted = np.roll(image, 4, axis=1)
+    assert not normalizer.transform(shifted).untouched
+
+
+def test_dark_digits_on_light_ground_are_learnt():
+    normalizer = DigitNormalizer.fit(training(light_ink=False))
+    assert (normalizer.ground, normalizer.ink) == (255, 0)
+    found = normalizer.transform(paint(draw(4, SIZE, height=300.0, pen=14)))
+    assert found.image[0, 0] == 255
+    assert found.image.min() < 20
+
+
+def test_the_state_is_json(normalizer):
+    again = DigitNormalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
+    assert again == normalizer
+    assert json.loads(json.dumps(asdict(normalizer))) == normalizer.to_dict()
+
+
+def test_photographs_have_no_normalizer():
+    assert DigitNormalizer.fit(np.asarray(draw_photo(k % 3, k, (64, 64)).convert("L")) for k in range(60)) is None
+    assert DigitNormalizer.fit([]) is None
+
+
+def test_digits_of_scikit_learn():
+    images = (load_digits().images * (255 / 16)).round().astype(np.uint8)
+    normalizer = DigitNormalizer.fit(images)
+    assert (normalizer.size, normalizer.ground) == (8, 0)
+    assert normalizer.extent[1] > 0.9
+    assert np.mean([normalizer.transform(image).untouched for image in images[::10]]) > 0.99
+    found = normalizer.transform(paint(draw(7, SIZE, height=300.0, pen=14)))
+    assert found.image.shape == (8, 8)
+    assert found.image[0].max() > 200
+
+
+@pytest.mark.parametrize("grain", [0.0, 5.0])
+def test_an_empty_picture_has_a_reason(normalizer, grain):
+    found = normalizer.transform(paint(np.zeros(SIZE[::-1]), grain=grain))
+    assert found.image is None
+    assert found.box is None
+    assert found.digits == 0
+    assert "ink" in found.reason
+
+
+def test_several_digits_are_counted(normalizer):
+    ink = draw(2, SIZE, height=200.0, pen=12, at=(100, 120)) + draw(7, SIZE, height=200.0, pen=12, at=(380, 120))
+    assert normalizer.transform(paint(ink)).digits == 2
+
+
+def test_a_broken_stroke_is_one_digit(normalizer):
+    ink = draw(0, SIZE, height=300.0, pen=8)
+    ink[230:240] = 0
+    found = normalizer.transform(paint(ink))
+    assert found.digits == 1
+    assert alike(found, 0, normalizer) > 0.85
+
+
+def test_a_faint_side_stays(normalizer):
+    found = normalizer.transform(paint(draw(0, SIZE, height=300.0, pen=8) * (1 - 0.7 * (ACROSS > 0.5))))
+    assert alike(found, 0, normalizer) > 0.85
+
+
+def test_modes_and_sizes(normalizer):
+    ink = draw(4, SIZE, height=300.0, pen=14)
+    black = Image.fromarray((255 * (1 - ink)).astype(np.uint8))
+    clear = Image.merge("RGBA", [Image.new("L", SIZE, 250)] * 3 + [Image.fromarray((255 * ink).astype(np.uint8))])
+    small = black.resize((20, 15), Image.Resampling.BOX)
+    large = black.resize((5200, 3900))
+    for picture in (black, black.convert("1"), black.convert("P"), clear, small, large, np.asarray(black) > 128):
+        assert alike(normalizer.transform(picture), 4, normalizer) > 0.8
+    assert normalizer.transform(np.zeros((8, 8), dtype=np.uint8)).image is None
+    assert normalizer.transform(np.eye(8, dtype=np.uint8) * 255).image is not None
+
+
+def test_the_same_bits_each_time(normalizer):
+    picture = np.asarray(paint(draw(2, SIZE, height=300.0, pen=6), grain=9.0))
+    first, second = normalizer.transform(picture), normalizer.transform(picture.copy())
+    assert first.image.tobytes() == second.image.tobytes()
+    assert (first.box, first.digits) == (second.box, second.digits)
+
+
+def test_mnist_passes_untouched(shared):
+    from torchvision.datasets import MNIST
+
+    train, test = (MNIST(str(shared / "data"), train=train).data.numpy() for train in (True, False))
+    normalizer = DigitNormalizer.fit(train)
+    assert (normalizer.size, normalizer.ground, normalizer.by_mass) == (28, 0, True)
+    assert np.mean([normalizer.transform(image).untouched for image in test]) >= 0.999
