@@ -128,7 +128,10 @@ class DigitNormalizer:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "DigitNormalizer":
         """What ``to_dict`` was called on."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
+        }
+        return cls(**values)
 
     def transform(self, picture: Image.Image | Pixels | Mask) -> Normalized:
         """Find the digit and bring it into the training images' form; the same bits for the same pixels.
@@ -142,8 +145,8 @@ class DigitNormalizer:
             ys, xs = np.nonzero(np.abs(pixels[..., 0] - float(self.ground)) > 0.2 * abs(self.ink - self.ground))
             box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
             return Normalized(pixels[..., 0], box, 1, untouched=True)
-        ink = _ink(pixels)
-        found = None if ink is None else _find(*ink, math.ceil(len(ink[0]) / len(pixels)))
+        seen = _ink(pixels)
+        found = None if seen is None else _find(*seen, math.ceil(len(seen[0]) / len(pixels)))
         if found is None:
             return Normalized(None, None, 0, reason="no ink stands out from the ground")
         ink, mask, digits = found
@@ -188,10 +191,10 @@ class DigitNormalizer:
         inside = ndimage.distance_transform_edt(canvas)
         distance = np.where(canvas, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~canvas))
         # Wider by d on each side, a stroke of width t in a box of length l becomes t + 2d in l + 2d.
-        width = _width(inside)
-        thin, thick = (stroke / self.extent[1] for stroke in self.half)
-        ratio = min(max(width / side, thin), thick)
-        grow = (ratio * side - width) / (2 * (1 - ratio))
+        stroke = _width(inside)
+        thin, thick = (usual / self.extent[1] for usual in self.half)
+        ratio = min(max(stroke / side, thin), thick)
+        grow = (ratio * side - stroke) / (2 * (1 - ratio))
         ridge = inside[canvas & (inside == ndimage.maximum_filter(inside, 3))]
         grow = max(grow, -0.5 * float(np.percentile(ridge, 10)))  # the thin parts of a thick digit stay
         drawn = np.clip(distance + grow + 0.5, 0, 1).astype(np.float32)
@@ -213,8 +216,9 @@ class DigitNormalizer:
         pad = math.ceil(self.size * max(zoom_y, zoom_x))
         window = (leftmost + pad, upper + pad, leftmost + pad + self.size * zoom_x, upper + pad + self.size * zoom_y)
         small = Image.fromarray(np.pad(drawn, pad)).resize((self.size,) * 2, Image.Resampling.BILINEAR, box=window)
-        share = np.clip(np.asarray(small), 0, 1)
-        return (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
+        share = np.asarray(small, dtype=np.float32).clip(0, 1)
+        grey: Pixels = (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
+        return grey
 
 
 def _read(picture: Image.Image | Pixels | Mask) -> tuple[Pixels, float]:
@@ -256,7 +260,7 @@ def _width(inside: npt.NDArray[np.float64]) -> float:
 
 
 def _measure(ink: Map) -> tuple[float, ...] | None:
-    """Height, width, middle of the box, centre of mass (y, x), stroke width, contrast and softness; None where there's no ink.
+    """Height, width, middle of the box, centre of mass, stroke width, contrast and softness; None where no ink is.
 
     Args:
         ink: (H, H), float, 0 for ground and 1 for ink.
@@ -364,6 +368,9 @@ def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
     for sign, extreme in ((1, blocks.max(axis=3).max(axis=1)), (-1, blocks.min(axis=3).min(axis=1))):
         for channel in range(pixels.shape[2]):
             light = sign * extreme[..., channel].astype(np.float32)
+            # On even ground, ink is what is not ground.
+            if modes is not None and sign * float(((means[channel] - modes[channel]) ** 3).sum()) < 0:
+                continue
             score = 0.0
             for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8, WIDEST):
                 side = max(2, round(share * max(light.shape)))
@@ -399,18 +406,18 @@ def _find(ink: Map, grain: float, times: int = 1) -> tuple[Map, Mask, int] | Non
         if peak < least:
             break
         parts = _Parts(left, peak, grain)
-        if parts.main is None:
+        if parts.main:
+            strength = float(np.percentile(left[parts.labels == parts.main], 75))
+            if strength < 0.7 * peak:  # the peak is of something else, or of one dark spot
+                parts = _Parts(left, strength, grain)
+        if not parts.main:
             break
-        strength = float(np.percentile(left[parts.labels == parts.main], 75))
-        if strength < 0.7 * peak:  # the peak is of something else, or of one dark spot
-            parts = _Parts(left, strength, grain)
-            if parts.main is None:
-                break
-        if kept is None or not parts.is_frame(parts.main):
+        is_frame = parts.is_frame(parts.main)
+        if kept is None or not is_frame:
             kept = parts
-        if not parts.is_frame(parts.main):
+        if not is_frame:
             break
-        left[ndimage.binary_dilation(parts.labels == parts.main, iterations=3 + max(ink.shape) // 40)] = 0
+        left[ndimage.binary_dilation(parts.labels == parts.main, iterations=3 + times + max(ink.shape) // 40)] = 0
     if kept is None:
         return None
     mask, bridges, digits = kept.join(times)
@@ -422,11 +429,11 @@ def _peak(ink: Map) -> float:
 
 
 class _Parts:
-    """The connected parts of the ink; ``main`` is the label of the one with most ink that is no frame."""
+    """The connected parts of the ink; ``main`` is the label of the one with most ink that is no frame, 0 for none."""
 
     def __init__(self, ink: Map, peak: float, grain: float) -> None:
         self.labels, count = ndimage.label(ink > max(0.2 * peak, 3 * grain), np.ones((3, 3)))
-        self.main: int | None = None
+        self.main = 0
         if count == 0:
             return
         every = np.arange(1, count + 1)
@@ -443,23 +450,28 @@ class _Parts:
             self.main = max(self.mass, key=lambda part: self.mass[part] * (0.02 if self.is_frame(part) else 1))
 
     def extent(self, part: int) -> int:
+        """The longer side of a part's box."""
         top, left, bottom, right = self.boxes[part]
-        return max(bottom - top, right - left)
+        return int(max(bottom - top, right - left))
 
     def is_frame(self, part: int) -> bool:
         """Whether a part runs along one of the picture's sides, or is a rectangle around another part."""
         top, left, bottom, right = self.boxes[part]
         shape = self.labels[top:bottom, left:right] == part
-        sides = ((top == 0, shape[0]), (bottom == len(self.labels), shape[-1]))
-        sides += ((left == 0, shape[:, 0]), (right == self.labels.shape[1], shape[:, -1]))
-        whole = (self.labels.shape[1],) * 2 + (len(self.labels),) * 2
-        if min(shape.shape) < 0.03 * max(self.labels.shape) and max(shape.shape) > 0.6 * max(self.labels.shape):
+        height, width = self.labels.shape
+        sides = (
+            (top == 0, shape[0], width),
+            (bottom == height, shape[-1], width),
+            (left == 0, shape[:, 0], height),
+            (right == width, shape[:, -1], height),
+        )
+        if min(shape.shape) < 0.03 * max(height, width) and max(shape.shape) > 0.6 * max(height, width):
             return True
-        if any(touches and line.sum() > 0.35 * length for (touches, line), length in zip(sides, whole, strict=True)):
+        if any(touches and line.sum() > 0.35 * length for touches, line, length in sides):
             return True
         if not any(
-            top < t and left < l and b < bottom and r < right and 8 * max(b - t, r - l) > self.extent(part)
-            for t, l, b, r in self.boxes.values()
+            top < y0 and left < x0 and y1 < bottom and x1 < right and 8 * max(y1 - y0, x1 - x0) > self.extent(part)
+            for y0, x0, y1, x1 in self.boxes.values()
         ):
             return False
         rim = max(1, round(0.08 * min(shape.shape)))
@@ -467,7 +479,6 @@ class _Parts:
 
     def join(self, times: int) -> tuple[Mask, Mask, int]:
         """The digit's parts and the bridges between them, (H, W), bool; how many digits there are."""
-        assert self.main is not None
         group, before = {self.main}, set[int]()
         rest = {part for part in self.boxes if not self.is_frame(part)} | group
         bridges = np.zeros(self.labels.shape, dtype=bool)
@@ -490,16 +501,16 @@ class _Parts:
             group |= set(labels[np.isin(near, near[np.isin(labels, list(group))]) & (labels > 0)].tolist())
             # The bar of a 5 lies higher above it.
             for part in rest - group:
-                t, l, b, r = self.boxes[part]
-                overlap = min(r, right) - max(l, left)
-                shared = min(b, bottom) - max(t, top)
+                y0, x0, y1, x1 = self.boxes[part]
+                overlap = min(x1, right) - max(x0, left)
+                shared = min(y1, bottom) - max(y0, top)
                 inside = (
                     overlap > 0
                     and shared > 0
-                    and overlap * shared > 0.25 * min((r - l) * (b - t), (right - left) * (bottom - top))
+                    and overlap * shared > 0.25 * min((x1 - x0) * (y1 - y0), (right - left) * (bottom - top))
                 )
                 if inside or (
-                    b - t < 0.6 * side and overlap > 0.5 * min(r - l, right - left) and shared > -0.25 * side
+                    y1 - y0 < 0.6 * side and overlap > 0.5 * min(x1 - x0, right - left) and shared > -0.25 * side
                 ):
                     group.add(part)
             closed = ndimage.minimum_filter(wide, 2 * reach + 1)[reach:-reach, reach:-reach] & (labels == 0)
@@ -519,8 +530,8 @@ class _Parts:
         mass = sum(self.mass[part] for part in group)
         others = 0
         for part in rest - group:
-            t, l, b, r = self.boxes[part]
-            others += b - t > 0.5 * (bottom - top) and self.mass[part] > 0.2 * mass
+            y0, x0, y1, x1 = self.boxes[part]
+            others += y1 - y0 > 0.5 * (bottom - top) and self.mass[part] > 0.2 * mass
         return np.isin(self.labels, list(group)), bridges, 1 + others
 
     def _around(self, parts: set[int]) -> tuple[int, int, int, int]:
@@ -535,6 +546,7 @@ def _without_lines(ink: Map, threshold: float) -> Map:
 
 
 def _without_rows(ink: Map, threshold: float) -> Map:
+    """Take off the lines that go from left to right, tilted by at most 9°: each fills a sheared row."""
     cell = math.ceil(max(ink.shape) / 256)
     mask = ink > threshold
     h, w = (side // cell for side in ink.shape)
@@ -542,27 +554,26 @@ def _without_rows(ink: Map, threshold: float) -> Map:
     ink = ink.copy()
     for _ in range(8):
         ys, xs = np.nonzero(coarse)
-        best: tuple[float, float, list[int]] = (0, 0, [])
+        best: tuple[float, float, npt.NDArray[np.int64]] = (0, 0, np.zeros(0, dtype=np.int64))
         for tilt in np.arange(-20, 21) / 128:
-            rows = np.round(ys - tilt * xs).astype(np.int64) + w
-            counts = np.bincount(rows, minlength=h + 2 * w)
+            counts = np.bincount(np.round(ys - tilt * xs).astype(np.int64) + w, minlength=h + 2 * w)
             lines = np.flatnonzero(counts > 0.4 * w)
             if len(lines) < 3:
                 lines = np.flatnonzero(counts > 0.9 * w)
             score = float((counts[lines].astype(np.float64) ** 2).sum())
             if score > best[0]:
-                best = (score, float(tilt), [int(line) - w for line in lines])
+                best = (score, float(tilt), lines - w)
         _, tilt, lines = best
-        if not lines:
+        if len(lines) == 0:
             break
         y, x = np.arange(len(ink))[:, None], np.arange(ink.shape[1])
         cy, cx = np.arange(h)[:, None], np.arange(w)
-        bands = np.split(np.array(lines), np.flatnonzero(np.diff(lines) > 1) + 1)
+        bands = np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
         for rows in bands:
-            coarse[np.abs(cy - tilt * cx - rows.mean()) <= len(rows) / 2 + 1] = False
+            coarse &= np.abs(cy - tilt * cx - rows.mean()) > len(rows) / 2 + 1
             if len(rows) > 0.012 * max(coarse.shape):
                 continue
-            band = np.abs((y - tilt * x) / cell - rows.mean() - 0.5) <= len(rows) / 2 + 1
+            band: Mask = np.abs((y - tilt * x) / cell - rows.mean() - 0.5) <= len(rows) / 2 + 1
             thick = int(np.median((mask & band).sum(axis=0)))
             opened = ndimage.grey_opening(ink, (thick + 3, 1))
             ink[band] = opened[band]
