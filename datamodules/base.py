@@ -18,6 +18,7 @@ from datamodules.dataset import Batch, Collection, ImageDataset
 from datamodules.errors import UserError
 from datamodules.imports import class_path
 from datamodules.loading import batches
+from datamodules.normalizer import DigitNormalizer
 from datamodules.splits import read_split, split, write_split
 
 
@@ -163,6 +164,11 @@ class ImageDataModule(LightningDataModule):
         in_validation[self.val_set.rows] = True
         labels = [self.class_names[label] for label in collection.labels]
         write_split(path, collection.names, labels, in_validation)
+
+    def fit_normalizer(self) -> DigitNormalizer | None:
+        """How digits lie in the images that are trained and validated on; None if they are not digits, or the like."""
+        assert self.train_set is not None
+        return DigitNormalizer.fit(self.train_set.collection.pixels)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training images, uint8, in a new order each epoch."""

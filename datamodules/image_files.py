@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.dataset import Batch
 from datamodules.errors import UserError
-from datamodules.images import ImageError, list_files, no_images, passed_over, read_image, to_pixels
+from datamodules.images import ImageError, list_files, no_images, passed_over, read_image
 from datamodules.loading import ShardSampler, keep_batch
+from datamodules.normalizer import DigitNormalizer, normalize
 
 
 class ImageFileDataset(Dataset[Batch]):
@@ -22,16 +24,20 @@ class ImageFileDataset(Dataset[Batch]):
     Args:
         paths: The files.
         image_size: Images are resized to this many pixels square.
-        in_channels: 1 reads images as grey, 3 as colour.
+        in_channels: 1 gives grey images, 3 colour.
+        normalizer: How the digits of the network's training images lie; None resizes images, no more.
 
     Attributes:
         errors: What is wrong with each file that could not be read, by its index. Its pixels are zero.
     """
 
-    def __init__(self, paths: list[Path], image_size: int, in_channels: int) -> None:
+    def __init__(
+        self, paths: list[Path], image_size: int, in_channels: int, normalizer: DigitNormalizer | None = None
+    ) -> None:
         self.paths = paths
         self.image_size = image_size
         self.in_channels = in_channels
+        self.normalizer = normalizer
         self.errors: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -52,10 +58,15 @@ class ImageFileDataset(Dataset[Batch]):
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         try:
-            return to_pixels(read_image(self.paths[index], self.in_channels), self.image_size)
+            image = read_image(self.paths[index], channels=3)  # faint ink may differ from its ground in colour alone
         except ImageError as error:
             self.errors[index] = str(error)
             return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
+        pixels = normalize(image, self.image_size, self.in_channels, self.normalizer)
+        if pixels is None:
+            pixels = normalize(image, self.image_size, self.in_channels, None)
+        assert pixels is not None
+        return pixels
 
 
 class ImageFilesDataModule(LightningDataModule):
@@ -65,8 +76,9 @@ class ImageFilesDataModule(LightningDataModule):
         images: Image files, and folders that are searched for them.
         class_names: Names of the classes that the classifier tells apart.
         image_size: Images are resized to this many pixels square.
-        in_channels: 1 reads images as grey, 3 as colour.
+        in_channels: 1 gives grey images, 3 colour.
         batch_size: Images at once.
+        normalizer: State of the ``DigitNormalizer`` that belongs to the classifier; None resizes images, no more.
     """
 
     def __init__(
@@ -76,6 +88,7 @@ class ImageFilesDataModule(LightningDataModule):
         image_size: int,
         in_channels: int,
         batch_size: int = 256,
+        normalizer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer files than processes
@@ -84,6 +97,7 @@ class ImageFilesDataModule(LightningDataModule):
         self.image_size = image_size
         self.in_channels = in_channels
         self.batch_size = batch_size
+        self.normalizer = None if normalizer is None else DigitNormalizer.from_dict(normalizer)
         self.predict_set: ImageFileDataset | None = None
 
     def setup(self, stage: str) -> None:
@@ -102,7 +116,7 @@ class ImageFilesDataModule(LightningDataModule):
             if not found:
                 raise no_images(image)
             paths += found
-        self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels)
+        self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels, self.normalizer)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of this process's share, in the order of the files."""

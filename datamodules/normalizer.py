@@ -1,15 +1,15 @@
 """Any picture of a digit -> an image as the collection's: its ground, size, place and stroke width."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 from scipy import ndimage
+
+from datamodules.images import to_pixels
 
 Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -80,34 +80,45 @@ class DigitNormalizer:
     stretched: bool
 
     @classmethod
-    def fit(cls, images: Iterable[Pixels]) -> "DigitNormalizer | None":
+    def fit(cls, pixels: Pixels) -> "DigitNormalizer | None":
         """Learn how digits lie in a collection.
 
         Args:
-            images: (H, H) each, uint8, all of one size. The first ``SAMPLE`` are measured: give them well mixed.
+            pixels: (N, C, S, S), uint8; may be mapped from a file. ``SAMPLE`` are measured, fewer of large ones.
 
         Returns:
             None where the images are not strokes on an even ground, as photographs.
         """
-        sample = list(islice(images, SAMPLE))
-        if not sample or any(image.shape != (len(sample[0]),) * 2 for image in sample):
+        count = math.ceil(SAMPLE * min(1, CANVAS / pixels.shape[-1]) ** 2)
+        rows = np.random.default_rng(0).permutation(len(pixels))[:count]
+        modes, extremes = [], []
+        for row in rows:
+            image = as_grey(pixels[row])
+            modes.append(_mode(image)[0])
+            extremes.append((image.min(), image.max()))
+        levels = np.array(modes)
+        light_ink = bool(np.median(levels) < 128)
+        ground = int(np.median(levels[(levels < 128) == light_ink]))
+        ink = int(np.median(np.array(extremes)[:, int(light_ink)]))
+        if abs(ink - ground) < 64:
             return None
-        modes = np.array([_mode(image) for image in sample])  # (N, 2): level, share
-        light_ink = bool(np.median(modes[:, 0]) < 128)
-        ground = int(np.median(modes[(modes[:, 0] < 128) == light_ink, 0]))
-        ink = int(np.median([image.max() if light_ink else image.min() for image in sample]))
-        even = [(np.abs(image - float(ground)) < 0.1 * abs(ink - ground)).mean() > 0.3 for image in sample]
-        if abs(ink - ground) < 64 or np.mean(even) < 0.9:
+        even, measured = 0, []
+        for row in rows:
+            share = (as_grey(pixels[row]) - np.float32(ground)) / np.float32(ink - ground)
+            even += bool((np.abs(share) < 0.1).mean() > 0.3)
+            measures = _measure(share)
+            if measures is not None:
+                measured.append(measures)
+        if even < 0.9 * len(rows) or not measured:
             return None
-        inks = [(image - np.float32(ground)) / np.float32(ink - ground) for image in sample]
-        found = np.array([measures for image in inks if (measures := _measure(image)) is not None])
+        found = np.array(measured)
         height, width, box_y, box_x, mass_y, mass_x, stroke, contrast, soft = found.T
         extent = np.maximum(height, width)
         if np.median(stroke / extent) > 0.4:
             return None
         by_mass = bool(np.std(mass_y) + np.std(mass_x) < np.std(box_y) + np.std(box_x))
         return cls(
-            size=len(sample[0]),
+            size=pixels.shape[-1],
             ground=ground,
             ink=ink,
             contrast=_usual(contrast),
@@ -141,7 +152,7 @@ class DigitNormalizer:
                 opened but not read is read at a smaller size where it is large, and upright.
         """
         pixels, scale = _read(picture)
-        if pixels.shape == (self.size, self.size, 1) and scale == 1 and self._is_usual(pixels[..., 0]):
+        if pixels.shape == (self.size, self.size, 1) and scale == 1 and self.is_usual(pixels[..., 0]):
             ys, xs = np.nonzero(np.abs(pixels[..., 0] - float(self.ground)) > 0.2 * abs(self.ink - self.ground))
             box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
             return Normalized(pixels[..., 0], box, 1, untouched=True)
@@ -160,7 +171,7 @@ class DigitNormalizer:
         )
         return Normalized(self._place(ink, mask), box, digits)
 
-    def _is_usual(self, image: Pixels) -> bool:
+    def is_usual(self, image: Pixels) -> bool:
         """Whether (size, size), uint8, could be one of the training images."""
         ink = (image - np.float32(self.ground)) / np.float32(self.ink - self.ground)
         measures = _measure(ink)
@@ -219,6 +230,33 @@ class DigitNormalizer:
         share = np.asarray(small, dtype=np.float32).clip(0, 1)
         grey: Pixels = (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
         return grey
+
+
+def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNormalizer | None) -> Pixels | None:
+    """A picture as a network takes it: the one way from a picture that was read to the pixels of its digit.
+
+    A picture that, resized as the training images were, lies as they do is left as it is.
+
+    Args:
+        image: Of mode ``RGB`` or ``L``, upright.
+        size: Side of the network's images, in pixels.
+        channels: 1 for grey, 3 for colour.
+        normalizer: How the training images lie; None where that can't be told: the picture is resized, no more.
+
+    Returns:
+        (C, size, size), uint8; None where there is nothing on the picture.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    resized = to_pixels(image.convert(mode), size)
+    if normalizer is None or normalizer.is_usual(as_grey(resized)):
+        return resized
+    found = normalizer.transform(image).image
+    return None if found is None else to_pixels(Image.fromarray(found).convert(mode), size)
+
+
+def as_grey(pixels: Pixels) -> Pixels:
+    """(1 or 3, H, W), uint8 -> (H, W), uint8: ITU-R 601-2 luma."""
+    return pixels[0] if len(pixels) == 1 else np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
 
 
 def _read(picture: Image.Image | Pixels | Mask) -> tuple[Pixels, float]:

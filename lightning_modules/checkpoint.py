@@ -10,6 +10,7 @@ import torch
 import datamodules
 from datamodules.errors import UserError, reason
 from datamodules.imports import OPTION, class_path
+from datamodules.normalizer import DigitNormalizer
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.recipe import Recipe
@@ -61,7 +62,10 @@ def build(described: dict[str, Any], path: Path) -> Classifier:
     hparams = described["hyper_parameters"]
     if "recipe" in hparams:
         hparams = {**hparams, "recipe": Recipe(**hparams["recipe"])}
-    return known_class(Classifier, described["model_class"], path)(**hparams)
+    model = known_class(Classifier, described["model_class"], path)(**hparams)
+    if described.get("normalizer") is not None:
+        model.normalizer = DigitNormalizer.from_dict(described["normalizer"])
+    return model
 
 
 def with_recipe(hparams: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from torch import Tensor
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
-from datamodules.base import run_seed
+from datamodules.base import ImageDataModule, run_seed
 from datamodules.dataset import Batch, as_batch
 from datamodules.errors import UserError
 from datamodules.imports import class_path
+from datamodules.normalizer import DigitNormalizer
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import first_mismatch
@@ -85,6 +86,7 @@ class Classifier(LightningModule):
         self.class_names = list(class_names)
         self.in_channels = in_channels
         self.image_size = image_size
+        self.normalizer: DigitNormalizer | None = None  # how the digits of the training images lie; found by `fit`
         # Calibrates the probabilities; fitted when a run is exported, 1 until then.
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones(()))
@@ -139,7 +141,7 @@ class Classifier(LightningModule):
         self.use_memory_format(self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
-        """Let no run begin whose checkpoints couldn't be read.
+        """Let no run begin whose checkpoints couldn't be read; learn how digits lie in the images.
 
         Raises:
             UserError: A constructor's argument is not a plain value.
@@ -150,6 +152,9 @@ class Classifier(LightningModule):
                     f"{type(self).__name__}: the argument {name} is a {type(value).__name__}; a checkpoint keeps plain "
                     "values alone (text, numbers, lists and dictionaries of them)"
                 )
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageDataModule):
+            self.normalizer = data.fit_normalizer()
 
     def on_train_epoch_start(self) -> None:
         """Start each epoch from its own random state, so that a resumed run goes on as the uninterrupted one."""
@@ -326,6 +331,7 @@ class Classifier(LightningModule):
         checkpoint["hyper_parameters"] = dict(self.hparams)
         if "weights" in self.hparams:  # those to start from are those in the checkpoint now
             checkpoint["hyper_parameters"]["weights"] = None
+        checkpoint["normalizer"] = None if self.normalizer is None else self.normalizer.to_dict()
         if self.optimizer_init is not None:
             checkpoint["optimizer_init"] = self.optimizer_init
         datamodule = getattr(self.trainer, "datamodule", None)

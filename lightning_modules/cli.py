@@ -108,6 +108,12 @@ class DigitDoodleCLI(LightningCLI):
         predict.add_argument(
             "--images", nargs="+", type=str, required=True, metavar="PATH", help="Image files, or folders of them."
         )
+        predict.add_argument(
+            "--normalize",
+            type=Literal["auto", "none"],
+            default="auto",
+            help="Bring pictures of digits into the form of the images that the network was trained on, or not.",
+        )
         predict.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -158,6 +164,8 @@ class DigitDoodleCLI(LightningCLI):
             self.save_config_callback = None
         if self.subcommand == "predict":
             config.data.init_args.images = config.images
+            if config.normalize == "none":
+                config.data.init_args.normalizer = None
 
     def instantiate_classes(self) -> None:
         """Make datamodule, network and Trainer; the network notes an optimiser that is chosen in place of its own."""

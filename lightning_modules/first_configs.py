@@ -59,7 +59,8 @@ def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, 
     own = {name: value for name, value in hparams.items() if name not in CONTRACT}
     config = {"model": {"class_path": checkpoint["model_class"], "init_args": own}}
     if subcommand == "predict":
-        config["data"] = {"class_path": class_path(ImageFilesDataModule), "init_args": {"images": [], **contract}}
+        files = {"images": [], **contract, "normalizer": checkpoint.get("normalizer")}
+        config["data"] = {"class_path": class_path(ImageFilesDataModule), "init_args": files}
     elif "data_hparams" in checkpoint:
         known_class(LightningDataModule, checkpoint["data_class"], path)
         config["data"] = {"class_path": checkpoint["data_class"], "init_args": checkpoint["data_hparams"]}

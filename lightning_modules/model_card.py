@@ -35,6 +35,9 @@ images = numpy.zeros((1, {channels}, {size}, {size}), numpy.uint8)
 
     python -m lightning_modules predict --ckpt_path {name} --images PATH [PATH ...]
 
+`predict` first brings pictures of digits into the form of the training images, as `normalizer` in `config.json` says,
+if it is not null; to do so elsewhere, call `datamodules.normalizer.normalize`. The programs take images as they are.
+
 ## Classes and accuracy
 
 | class | validation images | right |

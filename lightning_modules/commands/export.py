@@ -116,6 +116,7 @@ def describe(checkpoint: Path, model: Classifier, calibration: dict[str, float])
         "data_class": read["data_class"],
         "data_hparams": read["data_hparams"],
         "class_names": model.class_names,
+        "normalizer": None if model.normalizer is None else model.normalizer.to_dict(),
         "input": {"dtype": "uint8", "shape": ["batch", model.in_channels, model.image_size, model.image_size]},
         **calibration,
     }

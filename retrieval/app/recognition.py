@@ -12,14 +12,12 @@ from PIL import Image
 
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
-from datamodules.images import to_pixels
+from datamodules.normalizer import normalize
 from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.run import Run
-from retrieval.app.drawing import DrawingStyle
 from retrieval.search import Vectors, nearest
 
 BATCH = 256
-MNIST_STYLE = (20 / 28, True)  # extent and centring, where the training images can't be looked at
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,6 @@ class Recogniser:
         self._model = load_export(path) if path.is_dir() else load_classifier(path)
         self._model.use_memory_format(torch.device("cpu"))
         self._model.eval().requires_grad_(False)
-        self._style: DrawingStyle | None = DrawingStyle(self._model.image_size, True, *MNIST_STYLE)
         self._features: Vectors | None = None
         self.train_set: ImageDataset | None = None
         self._learning = Thread(target=self._learn_images, args=[Run.of_checkpoint(path)], daemon=True)
@@ -98,7 +95,6 @@ class Recogniser:
             return
         images = data.train_set
         assert images is not None
-        self._style = DrawingStyle.of(images.collection.pixels)
         parts = [
             self._encode(images.batch(range(start, min(start + BATCH, len(images)))).images)
             for start in range(0, len(images), BATCH)
@@ -112,19 +108,18 @@ class Recogniser:
 
     @torch.inference_mode()
     def recognise(self, image: Image.Image, k: int = 4) -> Recognition | None:
-        """Classify an image; a digit is first inverted, scaled and centred as those of the training images are.
+        """Classify an image, as ``predict`` does: brought into the training images' form, if they are of digits.
 
         Args:
-            image: Of any size and colours, upright.
+            image: Of mode ``RGB`` or ``L``, upright, of any size.
             k: How many similar training images to give.
 
         Returns:
             None if there is nothing on the image.
         """
-        normalised = image if self._style is None else self._style.apply(image)
-        if normalised is None:
+        seen = normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)
+        if seen is None:
             return None
-        seen = to_pixels(normalised.convert("L" if self._model.in_channels == 1 else "RGB"), self._model.image_size)
         pixels = torch.from_numpy(seen[None].copy())
         probabilities = self._model.probabilities(pixels)[0].tolist()
         named = dict(zip(self._model.class_names, probabilities, strict=True))

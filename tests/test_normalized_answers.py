@@ -1,0 +1,79 @@
+"""The same picture gets the same answer from every command: all bring it into the training images' form alike."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.images import read_image
+from lightning_modules.checkpoint import load_classifier
+from lightning_modules.commands import export
+from retrieval.app.recognition import Recogniser
+from tests.conftest import draw_digit
+from tests.test_cli import best, run
+
+
+@pytest.fixture
+def pictures(workplace):
+    """Digits of the kind that is trained on, in blue ink on a large light paper, away from its middle."""
+    (workplace / "pictures").mkdir()
+    for digit in range(3):
+        ink = np.asarray(draw_digit(digit, 7).convert("L").resize((120, 120), Image.Resampling.BICUBIC)) / 255
+        paper = np.zeros((300, 400))
+        paper[150:270, 30:150] = ink
+        colours = 235 - paper[..., None] * (235 - np.array([40, 60, 170]))
+        Image.fromarray(colours.round().astype(np.uint8)).save(workplace / "pictures" / f"{digit}.png")
+    return workplace / "pictures"
+
+
+def predicted(path):
+    with path.open(newline="") as file:
+        return [(row["label"], row["probability"]) for row in csv.DictReader(file)]
+
+
+def test_all_commands_see_the_digit_as_the_network_was_trained(trained, pictures, capsys, workplace):
+    checkpoint = Path(best(trained))
+    normalizer = load_classifier(checkpoint).normalizer
+    assert normalizer is not None
+    recogniser = Recogniser(checkpoint)
+    run(capsys, "predict", "--ckpt_path", str(checkpoint), "--images", "pictures")
+    rows = predicted(workplace / "predictions.csv")
+    paths = sorted(pictures.iterdir())
+    answers = [recogniser.recognise(read_image(path, 3)) for path in paths]
+    assert rows == [(answer.best, f"{answer.probabilities[answer.best]:.6f}") for answer in answers]
+    for digit, answer in enumerate(answers):
+        original = np.asarray(draw_digit(digit, 7).convert("L"), dtype=float)
+        places = [(down, right) for down in range(-4, 5) for right in range(-4, 5)]  # it is centred, too
+        shifted = [np.roll(answer.seen[0].astype(float), place, (0, 1)) for place in places]
+        assert max(np.corrcoef(original.ravel(), image.ravel())[0, 1] for image in shifted) > 0.8
+
+    assert export.main([str(trained), "exported"]) == 0
+    assert json.loads(Path("exported/config.json").read_text())["normalizer"] == normalizer.to_dict()
+    run(capsys, "predict", "--ckpt_path", "exported", "--images", "pictures")
+    exported = Recogniser(Path("exported"))
+    again = [exported.recognise(read_image(path, 3)) for path in paths]
+    assert predicted(workplace / "predictions.csv") == [(a.best, f"{a.probabilities[a.best]:.6f}") for a in again]
+    assert all(np.array_equal(one.seen, two.seen) for one, two in zip(answers, again, strict=True))
+
+
+def test_pictures_are_taken_as_they_are_if_that_is_asked_for(trained, pictures, capsys, workplace):
+    run(capsys, "predict", "--ckpt_path", best(trained), "--images", "pictures", "--normalize", "none")
+    model = load_classifier(Path(best(trained)))
+    size = (model.image_size,) * 2
+    plain = [
+        np.asarray(read_image(path, 1).resize(size, Image.Resampling.BILINEAR)) for path in sorted(pictures.iterdir())
+    ]
+    with torch.inference_mode():
+        expected = model.probabilities(torch.from_numpy(np.stack(plain)[:, None])).amax(dim=1)
+    assert [float(probability) for _, probability in predicted(workplace / "predictions.csv")] == pytest.approx(
+        expected.tolist(), abs=2e-6
+    )
+
+
+def test_photographs_are_not_touched(workplace, capsys, photos):
+    run(capsys, "fit", "--data", "ImageFolderDataModule", "--data.root", str(photos), "--trainer.max_epochs", "1")
+    assert load_classifier(Path("runs/custom_cnn/version_0/checkpoints/best.ckpt")).normalizer is None
