@@ -62,11 +62,7 @@ class ImageFileDataset(Dataset[Batch]):
         except ImageError as error:
             self.errors[index] = str(error)
             return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
-        pixels = normalize(image, self.image_size, self.in_channels, self.normalizer)
-        if pixels is None:
-            pixels = normalize(image, self.image_size, self.in_channels, None)
-        assert pixels is not None
-        return pixels
+        return normalize(image, self.image_size, self.in_channels, self.normalizer)[0]
 
 
 class ImageFilesDataModule(LightningDataModule):

@@ -232,7 +232,7 @@ class DigitNormalizer:
         return grey
 
 
-def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNormalizer | None) -> Pixels | None:
+def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNormalizer | None) -> tuple[Pixels, bool]:
     """A picture as a network takes it: the one way from a picture that was read to the pixels of its digit.
 
     A picture that, resized as the training images were, lies as they do is left as it is.
@@ -244,14 +244,14 @@ def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNor
         normalizer: How the training images lie; None where that can't be told: the picture is resized, no more.
 
     Returns:
-        (C, size, size), uint8; None where there is nothing on the picture.
+        (C, size, size), uint8, and whether there is something on the picture; a blank one is resized, no more.
     """
     mode = "L" if channels == 1 else "RGB"
     resized = to_pixels(image.convert(mode), size)
     if normalizer is None or normalizer.is_usual(as_grey(resized)):
-        return resized
+        return resized, True
     found = normalizer.transform(image).image
-    return None if found is None else to_pixels(Image.fromarray(found).convert(mode), size)
+    return (resized, False) if found is None else (to_pixels(Image.fromarray(found).convert(mode), size), True)
 
 
 def as_grey(pixels: Pixels) -> Pixels:

@@ -32,6 +32,7 @@ def explainer(query: Query, encoder: Encoder, side: int) -> Callable[[Path], Ima
     def explain(path: Path) -> Image.Image:
         image = read_image(path, channels=3)
         pixels, _ = read_query(image, encoder)
+        image = encoder.seen(image)
         image.thumbnail((side, side))
         return overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))
 

@@ -23,6 +23,7 @@ def test_there_are_examples_of_all_that_can_be_extended():
     assert list(SECTIONS) == ["A network", "A data set", "An augmentation", "An encoder", "A command"]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_example_runs_from_a_folder_outside_of_the_package(section, tmp_path, monkeypatch, capsys):
     for name, text in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```", SECTIONS[section], re.M | re.S):

@@ -13,6 +13,8 @@ from datamodules.images import read_image
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands import export
 from retrieval.app.recognition import Recogniser
+from retrieval.cli import main as search
+from retrieval.encoders.registry import build_encoder
 from tests.conftest import draw_digit
 from tests.test_cli import best, run
 
@@ -58,6 +60,20 @@ def test_all_commands_see_the_digit_as_the_network_was_trained(trained, pictures
     again = [exported.recognise(read_image(path, 3)) for path in paths]
     assert predicted(workplace / "predictions.csv") == [(a.best, f"{a.probabilities[a.best]:.6f}") for a in again]
     assert all(np.array_equal(one.seen, two.seen) for one, two in zip(answers, again, strict=True))
+
+
+def test_retrieval_sees_what_the_network_sees(trained, pictures, workplace):
+    checkpoint = best(trained)
+    encoder, recogniser = build_encoder(checkpoint), Recogniser(Path(checkpoint))
+    for path in pictures.iterdir():
+        image = read_image(path, encoder.channels)
+        assert np.array_equal(encoder.prepare(image), recogniser.recognise(image).seen)
+        assert encoder.seen(image).size == (20, 20)
+    usual = draw_digit(0, 3).convert("RGB")
+    assert encoder.seen(usual) is usual
+    options = ["--encoder", checkpoint, "--figure", "found.png", "--explain"]
+    assert search(["query", "pictures/0.png", "--database", "pictures", *options]) == 0
+    assert (workplace / "found.png").stat().st_size > 0
 
 
 def test_pictures_are_taken_as_they_are_if_that_is_asked_for(trained, pictures, capsys, workplace):

@@ -223,4 +223,4 @@ def test_mnist_passes_untouched(shared):
     train, test = (MNIST(str(shared / "data"), train=train).data.numpy() for train in (True, False))
     normalizer = DigitNormalizer.fit(stacked(train))
     assert (normalizer.size, normalizer.ground, normalizer.by_mass) == (28, 0, True)
-    assert np.mean([normalizer.transform(image).untouched for image in test]) >= 0.997
+    assert np.mean([normalizer.transform(image).untouched for image in test[::5]]) >= 0.997

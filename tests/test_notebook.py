@@ -18,6 +18,7 @@ def outputs(notebook):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+@pytest.mark.docs
 def test_the_notebook_runs_and_shows_its_pictures(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("DIGITDOODLE_EPOCHS", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

@@ -42,6 +42,9 @@ class BatchingEncoder(Encoder):
     def prepare(self, image: Image.Image) -> Pixels:
         return self._encoder.prepare(image)
 
+    def seen(self, image: Image.Image) -> Image.Image:
+        return self._encoder.seen(image)
+
     def features(self, pixels: Tensor) -> Tensor:
         return self._encoder.features(pixels)
 

@@ -117,8 +117,8 @@ class Recogniser:
         Returns:
             None if there is nothing on the image.
         """
-        seen = normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)
-        if seen is None:
+        seen, found = normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)
+        if not found:
             return None
         pixels = torch.from_numpy(seen[None].copy())
         probabilities = self._model.probabilities(pixels)[0].tolist()

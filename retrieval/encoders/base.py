@@ -58,6 +58,10 @@ class Encoder(ABC):
     def features(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D), float32."""
 
+    def seen(self, image: Image.Image) -> Image.Image:
+        """The picture that ``box`` and the maps are of: the image itself, unless it is brought into another form."""
+        return image
+
     def maps(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W), uint8 -> (B, D, h, w), float32: what the features are the average of, over positions.
 

@@ -1,13 +1,16 @@
 """The features of one of our own classifiers."""
 
+import json
 import os
+from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images import to_pixels
+from datamodules.normalizer import normalize
 from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
 
@@ -32,7 +35,8 @@ class ClassifierEncoder(Encoder):
         self._model = load_export(path) if path.is_dir() else load_classifier(path)
         self._model.use_memory_format(self.device)
         self._model.to(self.device).requires_grad_(False)
-        self.channels = 1 if self._model.in_channels == 1 else 3
+        normalizer = self._model.normalizer
+        self.channels = 1 if self._model.in_channels == 1 and normalizer is None else 3  # faint ink has a colour
         self.arguments = {"path": os.path.abspath(path)}  # noqa: PTH100 - keep symlinks
         self.identity = {
             "encoder": type(self._model).__name__,
@@ -40,12 +44,22 @@ class ClassifierEncoder(Encoder):
             "layer": "features",
             "preprocessing": f"plain {self._model.image_size}",
         }
+        if normalizer is not None:
+            state = blake2b(json.dumps(normalizer.to_dict(), sort_keys=True).encode(), digest_size=8)
+            self.identity["preprocessing"] = f"normalized {self._model.image_size} {state.hexdigest()}"
 
     def box(self, width: int, height: int) -> Box:
         return 0, 0, width, height
 
     def prepare(self, image: Image.Image) -> Pixels:
-        return to_pixels(image, self._model.image_size)
+        return normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)[0]
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        prepared = self.prepare(image)
+        plain, _ = normalize(image, self._model.image_size, self._model.in_channels, None)
+        if np.array_equal(prepared, plain):
+            return image
+        return Image.fromarray(prepared.transpose(1, 2, 0).squeeze()).convert("RGB")
 
     def features(self, pixels: Tensor) -> Tensor:
         with full_precision(self.device):
