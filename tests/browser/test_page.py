@@ -109,6 +109,8 @@ def test_a_broken_image_gets_a_sentence_and_the_page_goes_on(page, collection, t
     wait_for_status(page, "broken.jpg: ")
     assert page.locator("#status textarea, #status input").input_value().startswith("a broken.jpg: ")
     page.get_by_label("Remove Image").click()
+    page.get_by_label("Remove Image").wait_for(state="hidden")
+    page.wait_for_timeout(1000)  # the page is told that there is no image, before there is one again
     upload(page, collection / "query_images" / "sky_30.jpg")
     wait_for_status(page, "4 matches for sky_30.jpg")
 
