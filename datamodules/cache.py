@@ -21,7 +21,7 @@ from datamodules.splits import DIGEST_BYTES, digest
 from datamodules.tagged_array import read_tagged, write_tagged
 from datamodules.writing import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 1024  # images decoded ahead of the writer: bounds the memory that building a cache takes
 
 

@@ -66,13 +66,12 @@ def _mistake_behind(error: BaseException) -> str | None:
     handled when another error struck.
     """
     cause: BaseException | None = error
+    wrapped = True
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return f"{cause.filename}: {reason(cause)}" if cause.filename else reason(cause)
         if isinstance(cause, UserError):
             return str(cause)
-        cause = cause.__cause__
-    context: BaseException | None = error
-    while context is not None and not isinstance(context, UserError):
-        context = context.__cause__ or context.__context__
-    return None if context is None else str(context)
+        if wrapped and isinstance(cause, OSError) and cause.errno is not None:
+            return f"{cause.filename}: {reason(cause)}" if cause.filename else reason(cause)
+        wrapped = wrapped and cause.__cause__ is not None
+        cause = cause.__cause__ or cause.__context__
+    return None

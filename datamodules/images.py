@@ -104,7 +104,8 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
     """Decode the bytes of an image file, upright, as grey or colour.
 
     The first frame of an animation counts. The EXIF orientation is applied. 16-bit grey is scaled to 8 bits.
-    Transparent pixels are seen before white, as a browser shows them. Grey from colour is ITU-R 601-2 luma.
+    Transparent pixels are seen before white, as a browser shows them, but a nearly white drawing on nothing is seen
+    before black. Grey from colour is ITU-R 601-2 luma.
 
     Args:
         data: The whole file.
@@ -128,12 +129,19 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
             upright = upright.convert("RGB")
         elif upright.has_transparency_data:
             colour = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+            upright = Image.alpha_composite(Image.new("RGBA", colour.size, _behind(colour)), colour)
         return upright.convert("L" if channels == 1 else "RGB")
     # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
     except Exception as error:
         what = str(error).partition(" <")[0] or type(error).__name__ if data else "empty file"
         raise ImageError(f"{path}: {what}") from error
+
+
+def _behind(image: Image.Image) -> str:
+    """What to see an image of mode ``RGBA`` before: white would hide a white pen's drawing."""
+    drawn = np.asarray(image)[..., 3] > 127
+    brightness = np.asarray(image.convert("L"))[drawn]
+    return "black" if 0 < brightness.size < drawn.size / 2 and brightness.mean() > 235 else "white"
 
 
 def read_image(path: Path, channels: int) -> Image.Image:

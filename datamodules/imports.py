@@ -3,8 +3,11 @@
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from datamodules.errors import UserError
+
+T = TypeVar("T")
 
 OPTION = "--import"
 HELP = "import a module of your own first, such as --import mynet; can be given several times"
@@ -47,6 +50,16 @@ def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list
 def class_path(cls: type) -> str:
     """The name by which a class can be found: ``mynet.MLP``."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def find_subclass(base: type[T], name: str) -> type[T] | None:
+    """The subclass that ``class_path`` gives this name, among those whose modules have been imported."""
+    known = [base]
+    for cls in known:  # which grows
+        known += cls.__subclasses__()
+        if class_path(cls) == name:
+            return cls
+    return None
 
 
 def _import(module: str, given: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import ndimage
 
 from datamodules.images import to_pixels
@@ -32,14 +32,12 @@ class Normalized:
         image: (size, size), uint8, as the training images; None where nothing was found.
         box: Left, upper, right and lower edge of the digit in the picture's pixels; None where nothing was found.
         digits: Separate digits that were seen; ``image`` shows the one with most ink.
-        untouched: The picture lay as the training images do: ``image`` has its very pixels.
         reason: Why nothing was found; None where something was.
     """
 
     image: Pixels | None
     box: tuple[int, int, int, int] | None
     digits: int
-    untouched: bool = False
     reason: str | None = None
 
 
@@ -144,18 +142,13 @@ class DigitNormalizer:
         }
         return cls(**values)
 
-    def transform(self, picture: Image.Image | Pixels | Mask) -> Normalized:
+    def transform(self, picture: Image.Image | Pixels) -> Normalized:
         """Find the digit and bring it into the training images' form; the same bits for the same pixels.
 
         Args:
-            picture: An image of any mode with 8 bits or 1, or (H, W) or (H, W, 3), uint8 or bool. A JPEG file that is
-                opened but not read is read at a smaller size where it is large, and upright.
+            picture: Of mode ``L`` or ``RGB``, upright, as ``read_image`` gives it; or (H, W) or (H, W, 3), uint8.
         """
         pixels, scale = _read(picture)
-        if pixels.shape == (self.size, self.size, 1) and scale == 1 and self.is_usual(pixels[..., 0]):
-            ys, xs = np.nonzero(np.abs(pixels[..., 0] - float(self.ground)) > 0.2 * abs(self.ink - self.ground))
-            box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-            return Normalized(pixels[..., 0], box, 1, untouched=True)
         seen = _ink(pixels)
         found = None if seen is None else _find(*seen, math.ceil(len(seen[0]) / len(pixels)))
         if found is None:
@@ -259,25 +252,13 @@ def as_grey(pixels: Pixels) -> Pixels:
     return pixels[0] if len(pixels) == 1 else np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
 
 
-def _read(picture: Image.Image | Pixels | Mask) -> tuple[Pixels, float]:
+def _read(picture: Image.Image | Pixels) -> tuple[Pixels, float]:
     """(H, W, 1 or 3), uint8, of at most 2 ``WORK`` pixels a side, and how many of the picture's pixels each spans."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     full = max(image.size)
     if full > 2 * WORK:
-        image.draft(None, (2 * WORK * image.width // full, 2 * WORK * image.height // full))
-    image = ImageOps.exif_transpose(image)
-    if max(image.size) > 2 * WORK:
-        if image.mode not in ("L", "RGB"):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        image = image.reduce(math.ceil(max(image.size) / (2 * WORK)))
-    if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        alpha = np.asarray(colour)[..., 3]
-        bright = np.asarray(colour.convert("L"))[alpha > 127]
-        # A light pen on nothing would be lost before white.
-        before = "black" if bright.size < alpha.size / 2 and bright.size and bright.mean() > 160 else "white"
-        image = Image.alpha_composite(Image.new("RGBA", colour.size, before), colour)
-    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        image = image.reduce(math.ceil(full / (2 * WORK)))
+    pixels = np.asarray(image)
     if pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()):
         pixels = pixels.reshape(*pixels.shape[:2], -1)[..., :1]
     return pixels, full / max(pixels.shape[:2])

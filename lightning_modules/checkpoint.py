@@ -9,7 +9,7 @@ import torch
 
 import datamodules
 from datamodules.errors import UserError, reason
-from datamodules.imports import OPTION, class_path
+from datamodules.imports import OPTION, find_subclass
 from datamodules.normalizer import DigitNormalizer
 from lightning_modules import networks
 from lightning_modules.classifier import Classifier
@@ -97,11 +97,9 @@ def known_class(base: type[T], name: str, path: Path) -> type[T]:
     cls = getattr(ours, name.rpartition(".")[2], None)
     if isinstance(cls, type) and issubclass(cls, base):
         return cls
-    known = [base]
-    for cls in known:
-        known += cls.__subclasses__()
-        if class_path(cls) == name:
-            return cls
+    imported = find_subclass(base, name)
+    if imported is not None:
+        return imported
     module = name.rpartition(".")[0]
     raise UserError(f"{path}: made with {name}, which is not imported; add {OPTION} {module}")
 

@@ -50,8 +50,8 @@ IGNORED_WARNINGS = (
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
 
-# The commands, and what each leaves out of the options of the Trainer's method.
-COMMANDS = {
+# The commands that are methods of the Trainer, and what each leaves out of its options.
+TRAINER_COMMANDS = {
     "fit": {"train_dataloaders", "val_dataloaders"},
     "validate": {"verbose"},
     "test": {"verbose"},
@@ -99,7 +99,7 @@ class DigitDoodleCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """What each command leaves out of the Trainer's method; checkpoints are always read safely."""
         ours = {"model", "dataloaders", "datamodule", "weights_only"}
-        return {command: ours | left_out for command, left_out in COMMANDS.items()}
+        return {command: ours | left_out for command, left_out in TRAINER_COMMANDS.items()}
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Add the options that ``predict`` alone has."""
@@ -143,7 +143,7 @@ class DigitDoodleCLI(LightningCLI):
         args = sys.argv[1:] if args is None else args
         if isinstance(args, list):
             args = as_meant(args)
-            self.config = parser.parse_args(with_first_configs(args) if args and args[0] in COMMANDS else args)
+            self.config = parser.parse_args(with_first_configs(args) if args and args[0] in TRAINER_COMMANDS else args)
         else:
             self.config = parser.parse_object(args)
 
@@ -155,12 +155,12 @@ class DigitDoodleCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" and not config.get("ckpt_path"):
             raise UserError(f"{self.subcommand} needs a trained network: give --ckpt_path …/checkpoints/best.ckpt")
-        if self.subcommand == "fit":
-            check_optimizer(config)
         for name in CONTRACT:
             if name in (config.model.get("init_args") or {}) and config.model.init_args[name] is not None:
                 raise UserError(f"model.{name} follows from the data and can't be set; remove it")
-        if self.subcommand != "fit":
+        if self.subcommand == "fit":
+            check_optimizer(config)
+        else:
             self.save_config_callback = None
         if self.subcommand == "predict":
             config.data.init_args.images = config.images

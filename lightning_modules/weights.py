@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            what = reason(error) if isinstance(error, OSError) else "no safetensors file, or one that is cut off"
+            what = reason(error) if isinstance(error, OSError) else "not a safetensors file, or cut off"
             raise UserError(f"{path}: {what}") from error
     return checked(read_torch_file(path), path)
 

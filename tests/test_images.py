@@ -96,6 +96,16 @@ def test_lab_is_read_as_the_colours_that_it_means(tmp_path):
         np.testing.assert_allclose(pixel, expected, atol=3)
 
 
+def test_a_white_drawing_on_nothing_is_seen_before_black(tmp_path):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((250, 250, 250, 255), (2, 2, 4, 6))
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 1).getextrema() == (0, 250)
+    image.paste((0, 0, 0, 255), (4, 2, 6, 6))
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 1).getpixel((0, 0)) == 255
+
+
 def test_transparent_pixels_are_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 1).getpixel((0, 0)) == 255

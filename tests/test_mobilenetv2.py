@@ -196,7 +196,7 @@ def write_truncated(path, backbone):
         ("w.pth", lambda path, backbone: torch.save({**backbone, "x": Intruder()}, path), "could run code"),
         ("w.pth", lambda path, backbone: torch.save([1, 2], path), "tensors by name"),
         ("w.safetensors", lambda path, _: None, "no such file"),
-        ("w.safetensors", lambda path, _: path.write_text("text"), "no safetensors file"),
+        ("w.safetensors", lambda path, _: path.write_text("text"), "not a safetensors file"),
     ],
 )
 def test_weights_that_cannot_be_used_are_a_clear_error(workplace, capsys, backbone, name, write, message):

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from lightning import Trainer
 from torch import Tensor
 
-from datamodules.errors import UserError, reason
+from datamodules.errors import UserError
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.writing import write_csv
 from lightning_modules.classifier import Classifier
@@ -60,7 +60,7 @@ def write_predictions(output: Path, paths: list[Path], probabilities: Tensor, cl
     """Write a CSV: path, label, probability, then label and probability of the next best classes.
 
     Raises:
-        UserError: The file can't be written.
+        OSError: The file can't be written.
     """
     count = min(TOP, len(class_names))
     top = probabilities.topk(count, dim=1)
@@ -69,7 +69,4 @@ def write_predictions(output: Path, paths: list[Path], probabilities: Tensor, cl
     for path, values, labels in zip(paths, top.values.tolist(), top.indices.tolist(), strict=True):
         cells = [(class_names[label], f"{value:.6f}") for value, label in zip(values, labels, strict=True)]
         rows.append([path, *itertools.chain.from_iterable(cells)])
-    try:
-        write_csv(output, rows)
-    except OSError as error:
-        raise UserError(f"{output}: {reason(error)}") from error
+    write_csv(output, rows)

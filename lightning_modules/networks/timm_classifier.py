@@ -1,7 +1,6 @@
 """Any network of timm with its pretrained weights, fine-tuned."""
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
+from lightning_modules.backbone import averaged_maps, create_backbone, load_backbone
 from lightning_modules.classifier import Classifier
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.recipe import Recipe
-from lightning_modules.weights import first_mismatch, read_start
+from lightning_modules.weights import read_start
 
 PART = 32  # images
 
@@ -136,13 +136,8 @@ class TimmClassifier(Classifier):
         Raises:
             UserError: The pooled features of this network are not such an average.
         """
-        maps: Tensor = self.backbone.forward_features(self.preprocessing(images))
-        if maps.ndim == 4:
-            pooled: Tensor = self.backbone.forward_head(maps, pre_logits=True)
-            average = maps.mean(dim=(2, 3))
-            if average.shape == pooled.shape and torch.allclose(average, pooled, rtol=1e-3, atol=1e-4):
-                return maps
-        return super().forward_features(images)
+        maps = averaged_maps(self.backbone, self.preprocessing(images))
+        return super().forward_features(images) if maps is None else maps
 
     def forward_pooled(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: the pooled features, 1280 of most variants."""
@@ -189,32 +184,14 @@ def build_backbone(family: str, variant: str, weights: str | None, input_size: i
     if not timm.is_model(variant) or variant.partition(".")[0] not in known:
         names = known if family != "*" else difflib.get_close_matches(variant, known, n=5)
         raise UserError(f"timm has no variant {variant}; it has {', '.join(names) or 'others, see timm.list_models()'}")
-    options: dict[str, Any] = {"num_classes": 0}
+    options: dict[str, Any] = {}
     trained_with = timm.get_pretrained_cfg(variant)
     if input_size is not None and trained_with is not None and trained_with.fixed_input_size:
         options["img_size"] = input_size
-    if weights != "pretrained":
-        return timm.create_model(variant, **options)
-    try:
-        return timm.create_model(variant, pretrained=True, **options)
-    # timm, the hub's client and its transport raise all kinds of errors where there is no network.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the pretrained weights of {variant} aren't available ({reason}); name a file with --model.weights PATH, "
-            "a mirror or a cache with the variables HF_ENDPOINT or HF_HOME, or start from nothing with "
-            "--model.weights null"
-        ) from error
-
-
-def load_backbone(backbone: Any, state: Mapping[str, Tensor], variant: str, path: str) -> None:
-    """Load weights strictly, but for the classifier, which is not part of the backbone.
-
-    Raises:
-        UserError: They are those of another network.
-    """
-    head = f"{backbone.pretrained_cfg['classifier']}."
-    try:
-        backbone.load_state_dict({name: value for name, value in state.items() if not name.startswith(head)})
-    except RuntimeError as error:
-        raise UserError(f"{path}: not the weights of {variant}: {first_mismatch(error)}") from error
+    return create_backbone(
+        variant,
+        weights == "pretrained",
+        "name a file with --model.weights PATH, a mirror or a cache with the variables HF_ENDPOINT or HF_HOME, or "
+        "start from nothing with --model.weights null",
+        **options,
+    )

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import UserError
-from datamodules.imports import OPTION
+from datamodules.imports import OPTION, class_path, find_subclass
 from retrieval.encoders.base import Encoder
 from retrieval.encoders.resnet import RESNETS, ResNetEncoder
 
 MODULES = {"ResNetEncoder": "resnet", "ClassifierEncoder": "classifier", "TimmEncoder": "timm"}  # timm takes a second
 TIMM = "timm:"
+ENCODER: Any = Encoder  # an abstract class has no type to mypy
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, str]:
     """What an index keeps of its encoder: the identity, and as ``built`` the class and its arguments as JSON."""
     cls = type(encoder)
-    name = f"{cls.__module__}.{cls.__qualname__}".removeprefix(f"{__package__}.{MODULES.get(cls.__name__)}.")
+    name = class_path(cls).removeprefix(f"{__package__}.{MODULES.get(cls.__name__)}.")
     return {**encoder.identity, "built": json.dumps({"class": name, "arguments": encoder.arguments})}
 
 
@@ -41,7 +42,7 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
         return _construct(_ours("TimmEncoder"), {"name": encoder.removeprefix(TIMM), **options}, device)
     if Path(encoder).exists():
         return _construct(_ours("ClassifierEncoder"), {"path": encoder, **options}, device)
-    own = _imported(encoder)
+    own = find_subclass(ENCODER, encoder)
     if own is not None:
         return _construct(own, options, device)
     return ResNetEncoder(encoder)  # which says what there is
@@ -54,7 +55,7 @@ def rebuild_encoder(header: Mapping[str, str], device: str | None = None, **opti
         UserError: Its weights aren't where they were, its class isn't imported, or it doesn't have such an option.
     """
     built = json.loads(header["built"])
-    cls = _ours(built["class"]) if built["class"] in MODULES else _imported(built["class"])
+    cls = _ours(built["class"]) if built["class"] in MODULES else find_subclass(ENCODER, built["class"])
     if cls is None:
         module = built["class"].rpartition(".")[0]
         raise UserError(f"the index was made with {built['class']}, which is not imported; add {OPTION} {module}")
@@ -76,13 +77,3 @@ def _construct(cls: type[Encoder], arguments: dict[str, Any], device: str | None
     if unknown := ", ".join(f"--{name}" for name in arguments if name not in taken):
         raise UserError(f"{cls.__name__} has no option {unknown}: leave it out")
     return cls(**arguments, **({"device": device} if "device" in taken else {}))
-
-
-def _imported(class_path: str) -> type[Encoder] | None:
-    """An encoder that the user has imported: an index must not choose what is."""
-    known: list[Any] = [Encoder]
-    for cls in known:
-        known += cls.__subclasses__()
-        if f"{cls.__module__}.{cls.__qualname__}" == class_path:
-            return cls  # type: ignore[no-any-return]
-    return None

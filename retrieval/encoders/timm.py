@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import timm
 import torch
@@ -11,9 +11,10 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from datamodules.errors import UserError
+from lightning_modules.backbone import averaged_maps, create_backbone, load_backbone
 from lightning_modules.hardware import fastest_memory_format, full_precision
 from lightning_modules.preprocessing import Preprocessing
-from lightning_modules.weights import first_mismatch, read_weights
+from lightning_modules.weights import read_weights
 from retrieval.encoders.base import CroppingEncoder, hash_weights
 
 
@@ -44,19 +45,18 @@ class TimmEncoder(CroppingEncoder):
     ) -> None:
         if not timm.is_model(name):
             raise UserError(f"timm has no network {name}; timm.list_models() lists them")
-        network = _build(name, pretrained=weights is None)
+        network = create_backbone(
+            name,
+            weights is None,
+            "name a file with --weights, or a mirror or a cache with the variables HF_ENDPOINT or HF_HOME",
+        )
         trained_with = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
         side = trained_with["input_size"][-1]
         super().__init__(preprocessing, math.floor(side / trained_with["crop_pct"]), side, device)
         weights = None if weights is None else os.path.abspath(weights)  # noqa: PTH100 - keep symlinks
         self.arguments = {"name": name, "weights": weights, "preprocessing": preprocessing}
         if weights is not None:
-            head = f"{network.pretrained_cfg['classifier']}."
-            state = read_weights(Path(weights))
-            try:
-                network.load_state_dict({key: part for key, part in state.items() if not key.startswith(head)})
-            except RuntimeError as error:
-                raise UserError(f"{weights}: not the weights of {name}: {first_mismatch(error)}") from error
+            load_backbone(network, read_weights(Path(weights)), name, weights)
         self.identity = {
             "encoder": f"timm:{name}",
             "weights": hash_weights(network.state_dict()),
@@ -74,22 +74,5 @@ class TimmEncoder(CroppingEncoder):
 
     def maps(self, pixels: Tensor) -> Tensor:
         with full_precision(self.device):
-            maps: Tensor = self._network.forward_features(self._normalise(pixels))
-            if maps.ndim == 4:
-                pooled = self._network.forward_head(maps, pre_logits=True)
-                average = maps.mean(dim=(2, 3))
-                if average.shape == pooled.shape and torch.allclose(average, pooled, rtol=1e-3, atol=1e-4):
-                    return maps
-        return super().maps(pixels)
-
-
-def _build(name: str, pretrained: bool) -> Any:
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
-    # timm, the hub's client and its transport raise all kinds of errors where there is no network.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the weights of {name} aren't available ({reason}): name a file with --weights, or a mirror or a cache "
-            "with the variables HF_ENDPOINT or HF_HOME"
-        ) from error
+            maps = averaged_maps(self._network, self._normalise(pixels))
+        return super().maps(pixels) if maps is None else maps
