@@ -1,9 +1,11 @@
 """A real Milvus server on loopback, from the package ``milvus``; a machine has room for one (port 2380)."""
 
 import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 from milvus import MilvusServer, MilvusServerConfig
 
@@ -20,7 +22,9 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._server = MilvusServer(MilvusServerConfig(data_dir=str(folder)), wait_for_started=False)
         self._server.config.set("authorization_enabled", True)
-        self._server.start()
+        # Its lease, in seconds, which it must renew or ends: 30 are too few where tests keep it from its processor.
+        with mock.patch.dict(os.environ, COMMON_SESSION_TTL="600"):
+            self._server.start()
         self.uri = f"http://127.0.0.1:{self._server.listen_port}"
         try:
             self._server.wait_started(timeout=100_000)

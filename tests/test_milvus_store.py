@@ -165,7 +165,7 @@ def test_beyond_a_size_it_is_searched_by_graphs_and_below_it_exactly(address):
 def test_a_server_that_stops_answering_is_said_within_ten_seconds_and_loses_nothing(address, milvus_process, call):
     with make(address) as store:
         fill(store)
-        milvus_process.signal(signal.SIGSTOP)  # not for long, or it gives up its lease and ends
+        milvus_process.signal(signal.SIGSTOP)
         try:
             started = time.monotonic()
             with pytest.raises(UserError, match="the server doesn't answer"):
