@@ -5,7 +5,18 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import data_path, finetuning, precision, remote, searching, serving, startup, training
+from benchmarks import (
+    data_path,
+    finetuning,
+    handwriting,
+    precision,
+    remote,
+    searching,
+    serving,
+    small_data,
+    startup,
+    training,
+)
 from benchmarks.harness import Options, as_json, machine
 
 BENCHES = {
@@ -14,6 +25,8 @@ BENCHES = {
     "finetuning": finetuning.run,
     "precision": precision.run,
     "data": data_path.run,
+    "handwriting": handwriting.run,
+    "small": small_data.run,
     "retrieval": searching.run,
     "startup": startup.run,
     "page": serving.run,

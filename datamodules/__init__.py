@@ -11,21 +11,25 @@ if TYPE_CHECKING:
     from datamodules.augmentation import BaseAugmentation as BaseAugmentation
     from datamodules.base import ImageDataModule as ImageDataModule
     from datamodules.dataset import Batch as Batch
+    from datamodules.digits import DigitsDataModule as DigitsDataModule
     from datamodules.errors import UserError as UserError
     from datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from datamodules.mnist import MNISTDataModule as MNISTDataModule
     from datamodules.optdigits import OptDigitsDataModule as OptDigitsDataModule
+    from datamodules.semeion import SemeionDataModule as SemeionDataModule
     from datamodules.torchvision_augmentation import TorchvisionAugmentation as TorchvisionAugmentation
 
 _MODULES = {
     "Augmentation": "augmentation",
     "BaseAugmentation": "augmentation",
     "Batch": "dataset",
+    "DigitsDataModule": "digits",
     "ImageDataModule": "base",
     "UserError": "errors",
     "ImageFolderDataModule": "image_folder",
     "MNISTDataModule": "mnist",
     "OptDigitsDataModule": "optdigits",
+    "SemeionDataModule": "semeion",
     "TorchvisionAugmentation": "torchvision_augmentation",
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augmentation import BaseAugmentation
-from datamodules.dataset import Batch, Collection, ImageDataset
+from datamodules.dataset import OUTLIER, Batch, Collection, ImageDataset
 from datamodules.errors import UserError
 from datamodules.imports import class_path
 from datamodules.loading import batches
@@ -129,7 +129,7 @@ class ImageDataModule(LightningDataModule):
                 return
         if self.train_set is None:
             collection = self.load()
-            in_validation = self._split(collection)
+            in_validation = self._split(collection) & (collection.labels != OUTLIER)
             self.train_set = ImageDataset(collection, np.flatnonzero(~in_validation))
             self.val_set = ImageDataset(collection, np.flatnonzero(in_validation))
         if stage == "test" and self.test_set is None:
@@ -146,8 +146,7 @@ class ImageDataModule(LightningDataModule):
         elif self.split_file is None:
             in_validation = split(collection.labels, collection.digests, self.val_fraction, self.split_seed)
         else:
-            labels = [self.class_names[label] for label in collection.labels]
-            in_validation = read_split(Path(self.split_file), collection.names, labels)
+            in_validation = read_split(Path(self.split_file), collection.names, self._labels(collection))
         for side, rows in (("train on", ~in_validation), ("validate on", in_validation)):
             missing = set(range(len(self.class_names))) - set(collection.labels[rows].tolist())
             if missing:
@@ -162,13 +161,17 @@ class ImageDataModule(LightningDataModule):
         collection = self.train_set.collection
         in_validation = np.zeros(len(collection.labels), np.bool_)
         in_validation[self.val_set.rows] = True
-        labels = [self.class_names[label] for label in collection.labels]
-        write_split(path, collection.names, labels, in_validation)
+        write_split(path, collection.names, self._labels(collection), in_validation)
+
+    def _labels(self, collection: Collection) -> list[str]:
+        """Each image's class by name; empty where it shows none."""
+        return ["" if label == OUTLIER else self.class_names[label] for label in collection.labels]
 
     def fit_normalizer(self) -> DigitNormalizer | None:
         """How digits lie in the images that are trained and validated on; None if they are not digits, or the like."""
         assert self.train_set is not None
-        return DigitNormalizer.fit(self.train_set.collection.pixels)
+        collection = self.train_set.collection
+        return DigitNormalizer.fit(collection.pixels, np.flatnonzero(collection.labels != OUTLIER))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training images, uint8, in a new order each epoch."""

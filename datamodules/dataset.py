@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from datamodules.errors import UserError
 
 NO_DIGESTS = np.empty((0, 0), np.uint8)
+OUTLIER = -1  # the label of an image that shows none of the classes
 
 
 class Batch(NamedTuple):

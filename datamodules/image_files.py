@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from datamodules.images import ImageError, list_files, no_images, passed_over, read_image
 from datamodules.loading import ShardSampler, keep_batch
-from datamodules.normalizer import DigitNormalizer, normalize
+from datamodules.normalizer import DigitNormalizer, Seen, normalize
 
 
 class ImageFileDataset(Dataset[Batch]):
@@ -29,6 +30,7 @@ class ImageFileDataset(Dataset[Batch]):
 
     Attributes:
         errors: What is wrong with each file that could not be read, by its index. Its pixels are zero.
+        digits: How many digits each file that was read shows, by its index.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ImageFileDataset(Dataset[Batch]):
         self.in_channels = in_channels
         self.normalizer = normalizer
         self.errors: dict[int, str] = {}
+        self.digits: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,7 +65,13 @@ class ImageFileDataset(Dataset[Batch]):
         except ImageError as error:
             self.errors[index] = str(error)
             return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
-        return normalize(image, self.image_size, self.in_channels, self.normalizer)[0]
+        seen = self.see(image)
+        self.digits[index] = seen.digits
+        return seen.pixels
+
+    def see(self, image: Image.Image) -> Seen:
+        """A picture, of mode ``RGB``, as the network takes it."""
+        return normalize(image, self.image_size, self.in_channels, self.normalizer)
 
 
 class ImageFilesDataModule(LightningDataModule):

@@ -78,17 +78,18 @@ class DigitNormalizer:
     stretched: bool
 
     @classmethod
-    def fit(cls, pixels: Pixels) -> "DigitNormalizer | None":
+    def fit(cls, pixels: Pixels, rows: npt.NDArray[np.int64] | None = None) -> "DigitNormalizer | None":
         """Learn how digits lie in a collection.
 
         Args:
             pixels: (N, C, S, S), uint8; may be mapped from a file. ``SAMPLE`` are measured, fewer of large ones.
+            rows: (M,), int64: the images that count; None is all.
 
         Returns:
             None where the images are not strokes on an even ground, as photographs.
         """
         count = math.ceil(SAMPLE * min(1, CANVAS / pixels.shape[-1]) ** 2)
-        rows = np.random.default_rng(0).permutation(len(pixels))[:count]
+        rows = np.random.default_rng(0).permutation(np.arange(len(pixels)) if rows is None else rows)[:count]
         modes, extremes = [], []
         for row in rows:
             image = as_grey(pixels[row])
@@ -162,7 +163,7 @@ class DigitNormalizer:
             math.ceil((xs.max() + 1) * scale),
             math.ceil((ys.max() + 1) * scale),
         )
-        return Normalized(self._place(ink, mask), box, digits)
+        return Normalized(self.place(ink, mask), box, digits)
 
     def is_usual(self, image: Pixels) -> bool:
         """Whether (size, size), uint8, could be one of the training images."""
@@ -176,8 +177,16 @@ class DigitNormalizer:
         values = (max(height, width), stroke, y, x, contrast, soft)
         return all(low <= value <= high for value, (low, _, high) in zip(values, ranges, strict=True))
 
-    def _place(self, ink: Map, mask: Mask) -> Pixels:
-        """Draw the digit as the training images have it; returns (size, size), uint8."""
+    def place(self, ink: Map, mask: Mask) -> Pixels:
+        """Draw a digit as the training images have it.
+
+        Args:
+            ink: (H, W), float32: 0 for ground, larger for ink.
+            mask: (H, W), bool: where the digit is.
+
+        Returns:
+            (size, size), uint8.
+        """
         ys, xs = np.nonzero(mask)
         top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
         height, width = int(bottom - top), int(right - left)
@@ -225,7 +234,22 @@ class DigitNormalizer:
         return grey
 
 
-def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNormalizer | None) -> tuple[Pixels, bool]:
+@dataclass(frozen=True)
+class Seen:
+    """A picture as a network takes it.
+
+    Attributes:
+        pixels: (C, size, size), uint8.
+        box: What they show of the picture: left, upper, right and lower edge in its pixels.
+        digits: Separate digits on the picture; 0 where nothing is on it, and the whole picture is in ``pixels``.
+    """
+
+    pixels: Pixels
+    box: tuple[int, int, int, int]
+    digits: int = 1
+
+
+def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNormalizer | None) -> Seen:
     """A picture as a network takes it: the one way from a picture that was read to the pixels of its digit.
 
     A picture that, resized as the training images were, lies as they do is left as it is.
@@ -236,15 +260,16 @@ def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNor
         channels: 1 for grey, 3 for colour.
         normalizer: How the training images lie; None where that can't be told: the picture is resized, no more.
 
-    Returns:
-        (C, size, size), uint8, and whether there is something on the picture; a blank one is resized, no more.
     """
     mode = "L" if channels == 1 else "RGB"
     resized = to_pixels(image.convert(mode), size)
+    whole = (0, 0, *image.size)
     if normalizer is None or normalizer.is_usual(as_grey(resized)):
-        return resized, True
-    found = normalizer.transform(image).image
-    return (resized, False) if found is None else (to_pixels(Image.fromarray(found).convert(mode), size), True)
+        return Seen(resized, whole)
+    found = normalizer.transform(image)
+    if found.image is None or found.box is None:
+        return Seen(resized, whole, digits=0)
+    return Seen(to_pixels(Image.fromarray(found.image).convert(mode), size), found.box, found.digits)
 
 
 def as_grey(pixels: Pixels) -> Pixels:

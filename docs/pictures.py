@@ -10,10 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from datamodules import OptDigitsDataModule
+from datamodules.strokes import DIGITS, OTHERS, curves, write
 from lightning_modules.cli import main as train
 from retrieval.cli import main as search
 
@@ -41,6 +43,33 @@ def draw_overview() -> None:
     overview.paste(pictures[0], (0, 0))
     overview.paste(pictures[1], (pictures[0].width + 40, 0))
     save(overview, "overview.png")
+
+
+def draw_seen() -> None:
+    """What `predict --figure` draws, of digits and others that are drawn on paper by program."""
+    generator = np.random.default_rng(4)
+    papers = {"ruled.png": (235, 235, 230), "pencil.png": (225, 225, 225), "yellow.png": (250, 240, 160)}
+    pens = {"ruled.png": (40, 60, 160), "pencil.png": (150, 150, 150), "yellow.png": (150, 40, 40)}
+    shown = {"ruled.png": DIGITS[7][3], "pencil.png": DIGITS[1][2], "yellow.png": DIGITS[4][0]}
+    papers |= {"chalk.png": (35, 45, 40), "letter.png": (240, 240, 240), "blank.png": (230, 225, 215)}
+    pens |= {"chalk.png": (220, 220, 210), "letter.png": (30, 30, 30)}
+    shown |= {"chalk.png": DIGITS[9][1], "letter.png": OTHERS[0]}
+    side = 480
+    shadow = 1 - 0.35 * np.linspace(0, 1, side)[:, None, None]
+    for name, paper in papers.items():
+        picture = np.broadcast_to(np.array(paper, dtype=float), (side, side, 3)).copy()
+        if name == "ruled.png":
+            picture[40::60] = (170, 190, 225)
+        if name in shown:
+            ink = np.zeros((side, side))
+            drawn = write(curves(shown[name]), generator, 240, 0.8, 0.04) / 255
+            top, left = generator.integers(0, side - 240, 2)
+            ink[top : top + 240, left : left + 240] = drawn
+            picture += ink[..., None] * (np.array(pens[name]) - picture)
+        picture = picture * shadow + generator.normal(0, 3, picture.shape)
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(name)
+    train(["predict", "--images", *sorted(papers), "--figure", "seen.png"])
+    save(Image.open("seen.png").convert("RGB"), "seen.png")
 
 
 def photograph_page(page: Page, address: str) -> None:
@@ -83,6 +112,7 @@ def main() -> None:
     train(["fit", "--config", str(config)])
     search(["index", "digits", "--encoder", CHECKPOINT])
     draw_overview()
+    draw_seen()
     command = [sys.executable, "-m", "retrieval", "serve", "digits", "--checkpoint", CHECKPOINT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         assert server.stdout is not None

@@ -11,7 +11,9 @@ import datamodules
 from datamodules.errors import UserError, reason
 from datamodules.imports import OPTION, find_subclass
 from datamodules.normalizer import DigitNormalizer
+from datamodules.writing import atomic_write
 from lightning_modules import networks
+from lightning_modules.calibration import CALIBRATION
 from lightning_modules.classifier import Classifier
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import WEIGHTS, read_torch_file, read_weights
@@ -51,6 +53,20 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
     device = torch.device(device)
     model.use_memory_format(device)
     return model.to(device).eval()
+
+
+def save_calibration(path: Path, model: Classifier) -> None:
+    """Put the calibration of a classifier into the checkpoint that its weights are from.
+
+    Raises:
+        UserError: The checkpoint can't be read.
+        OSError: It can't be written; then it is as it was.
+    """
+    checkpoint = read_torch_file(path)
+    state = {f"{CALIBRATION}{name}": value.cpu() for name, value in model.calibration.state_dict().items()}
+    checkpoint["state_dict"].update(state)
+    with atomic_write(path) as file:
+        torch.save(checkpoint, file)
 
 
 def build(described: dict[str, Any], path: Path) -> Classifier:

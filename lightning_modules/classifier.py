@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,10 +18,11 @@ from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from datamodules.base import ImageDataModule, run_seed
-from datamodules.dataset import Batch, as_batch
+from datamodules.dataset import OUTLIER, Batch, as_batch
 from datamodules.errors import UserError
 from datamodules.imports import class_path
 from datamodules.normalizer import DigitNormalizer
+from lightning_modules.calibration import CALIBRATION, Calibration, with_calibration
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import first_mismatch
@@ -87,10 +87,8 @@ class Classifier(LightningModule):
         self.in_channels = in_channels
         self.image_size = image_size
         self.normalizer: DigitNormalizer | None = None  # how the digits of the training images lie; found by `fit`
-        # Calibrates the probabilities; fitted when a run is exported, 1 until then.
-        self.temperature: Tensor
-        self.register_buffer("temperature", torch.ones(()))
-        accuracy = MulticlassAccuracy(len(class_names), average="micro")
+        self.calibration = Calibration()
+        accuracy = MulticlassAccuracy(len(class_names), average="micro", ignore_index=OUTLIER)
         per_class = ClasswiseWrapper(ClassAccuracy(len(class_names), average=None), self.class_names, "accuracy/")
         self.train_metrics = MetricCollection({"accuracy": accuracy}, prefix="train_")
         self.val_metrics = self.train_metrics.clone(prefix="val_")
@@ -127,8 +125,7 @@ class Classifier(LightningModule):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, K), float32: class probabilities, calibrated by temperature."""
-        scores: Tensor = self(images).float()
-        return (scores / self.temperature).softmax(dim=1)
+        return self.calibration.probabilities(self(images))
 
     def use_memory_format(self, device: torch.device) -> None:
         """Lay the weights out as is fastest on a device, or as the recipe says, and memory too."""
@@ -162,10 +159,12 @@ class Classifier(LightningModule):
         torch.manual_seed(int(state[0]))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of (B, K) logits and (B,) labels; 0 of an empty batch, as the last of a process may be."""
-        if len(labels) == 0:
-            return logits.float().sum()
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        """What is trained on: mean cross-entropy of (B, K) logits and (B,) labels, with label smoothing.
+
+        Images that show none of the classes are to have all probabilities alike, as if their label were smoothed
+        altogether (outlier exposure; Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606).
+        """
+        return _cross_entropy(logits, labels, self.recipe.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch; logs loss and accuracy as seen in training, augmented.
@@ -179,8 +178,9 @@ class Classifier(LightningModule):
         if not torch.isfinite(loss):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
         self.train_metrics(logits, batch.labels)
+        reported = _cross_entropy(logits.detach(), batch.labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
-        self.log("train_loss", loss, sync_dist=True, **options)
+        self.log("train_loss", reported, sync_dist=True, **options)
         self.log_dict(self.train_metrics, prog_bar=True, **options)
         return loss
 
@@ -215,9 +215,12 @@ class Classifier(LightningModule):
         batch = as_batch(batch)
         with self.scoring():
             logits = self(batch.images)
-            loss = self.loss(logits, batch.labels)
+            losses = {
+                f"{subset}_loss": _cross_entropy(logits, batch.labels),
+                f"{subset}_objective": self.loss(logits, batch.labels),
+            }
         metrics.update(logits, batch.labels)
-        self.log(f"{subset}_loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
+        self.log_dict(losses, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation accuracy, over all processes."""
@@ -233,9 +236,9 @@ class Classifier(LightningModule):
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Indices (B,) and class probabilities (B, K), float32, of a batch."""
+        """Indices (B,) and class scores (B, K), float32, of a batch."""
         with self.scoring():
-            return batch.indices, self.probabilities(batch.images)
+            return batch.indices, self(batch.images).float()
 
     def scoring(self) -> AbstractContextManager[None]:
         """The precision to score in: full in a run that trains; else the Trainer's, which is full by default."""
@@ -300,7 +303,7 @@ class Classifier(LightningModule):
             UserError: They are those of another network.
         """
         try:
-            return super().load_state_dict(state_dict, strict, assign)
+            return super().load_state_dict(with_calibration(state_dict, self.state_dict()), strict, assign)
         except RuntimeError as error:
             raise UserError(f"the weights don't fit this {type(self).__name__}: {first_mismatch(error)}") from error
 
@@ -315,11 +318,11 @@ class Classifier(LightningModule):
             UserError: They are those of another network.
         """
         own = self.state_dict()
-        kept = {name: value for name, value in state.items() if name != "temperature"}
+        kept = {name: value for name, value in with_calibration(state, own).items() if not name.startswith(CALIBRATION)}
         if any(name.startswith("head.") and own[name].shape != kept[name].shape for name in own.keys() & kept.keys()):
             rank_zero_info(f"{source}: the weights tell other classes apart; those of the head are new.")
             kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
-        heads = {name: value for name, value in own.items() if name.startswith("head.") or name == "temperature"}
+        heads = {name: value for name, value in own.items() if name.startswith(("head.", CALIBRATION))}
         try:
             super().load_state_dict({**heads, **kept})
         except RuntimeError as error:
@@ -376,6 +379,16 @@ class Classifier(LightningModule):
                     f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "
                     "or start a new run"
                 )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy; 0 of an empty batch, as the last of a process may be. Outliers' labels are all smoothing."""
+    if len(labels) == 0:
+        return logits.float().sum()
+    scores = logits.float().log_softmax(dim=1)
+    smoothed = torch.where(labels == OUTLIER, 1.0, smoothing)
+    own = scores.gather(1, labels.clamp_min(0)[:, None])[:, 0]
+    return -((1 - smoothed) * own + smoothed * scores.mean(dim=1)).mean()
 
 
 def _options(optimizer_init: dict[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import datamodules
 from datamodules.errors import UserError, exit_status
+from datamodules.figures import check_figure, save_figure
 from datamodules.imports import HELP, import_modules
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output
@@ -30,7 +31,7 @@ from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signa
 from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import known_class
 from lightning_modules.classifier import Classifier
-from lightning_modules.commands.predict import predict_files, write_predictions
+from lightning_modules.commands.predict import plot_predictions, predict_files, write_predictions
 from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.run import Run
@@ -114,6 +115,9 @@ class DigitDoodleCLI(LightningCLI):
             default="auto",
             help="Bring pictures of digits into the form of the images that the network was trained on, or not.",
         )
+        predict.add_argument(
+            "--figure", type=str | None, default=None, help="A picture of what was found on each image (PNG, PDF, SVG)."
+        )
         predict.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -121,9 +125,9 @@ class DigitDoodleCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="Folder of the run: runs/NAME/version_N.")
         parser.add_argument(
             "--monitor",
-            type=Literal["val_accuracy", "val_loss"],
+            type=Literal["val_accuracy", "val_loss", "val_objective"],
             default="val_accuracy",
-            help="What the best checkpoint is chosen by.",
+            help="What the best checkpoint is chosen by; the objective is the loss that is trained on, with smoothing.",
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
@@ -246,16 +250,24 @@ class DigitDoodleCLI(LightningCLI):
         """Classify image files and say where the result is."""
         output = Path(self.config.predict.output)
         check_output(output)
+        figure = Path(self.config.predict.figure) if self.config.predict.figure else None
+        if figure is not None:
+            check_figure(figure)
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
         with self._running():
-            paths, probabilities = predict_files(
-                self.trainer, self.model, self.datamodule, None if export else ckpt_path
-            )
+            predictions = predict_files(self.trainer, self.model, self.datamodule, None if export else ckpt_path)
         if self.trainer.is_global_zero:
-            write_predictions(output, paths, probabilities, self.model.class_names)
-            print(f"{len(paths)} images: {printable(str(output))}")
+            write_predictions(output, predictions, self.model.class_names)
+            if figure is not None:
+                shown = plot_predictions(predictions, self.datamodule.predict_set, self.model.class_names)
+                save_figure(shown, figure)
+            refused = sum(bool(predictions.refusal(row)) for row in range(len(predictions.paths)))
+            aside = f", {refused} not taken for a digit" if refused else ""
+            print(f"{len(predictions.paths)} images{aside}: {printable(str(output))}")
+            if figure is not None:
+                print(f"figure: {printable(str(figure))}")
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Run a classifier over a dataset, outside of a Trainer."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,10 +22,12 @@ class Predictions:
     Attributes:
         probabilities: (N, K), float32, in the order of the dataset.
         labels: (N,), int64.
+        logits: (N, K), float32: the class scores that the probabilities are of.
     """
 
     probabilities: Tensor
     labels: Tensor
+    logits: Tensor
 
     @property
     def predicted(self) -> Tensor:
@@ -55,26 +57,49 @@ def evaluate(model: Classifier, images: ImageDataset | Iterable[Any], batch_size
         batch_size: Images at once, of a dataset.
 
     Raises:
-        UserError: The network's probabilities are not finite.
+        UserError: The network's class scores are not finite.
     """
     was_training = model.training
     model.eval()
     loader = batches(images, batch_size) if isinstance(images, ImageDataset) else images
-    probabilities, labels = [], []
+    parts, labels = [], []
     with full_precision(model.device):
         for batch in map(as_batch, tqdm(loader, desc="Evaluating", delay=2, leave=False)):
-            probabilities.append(model.probabilities(batch.images.to(model.device)).cpu())
+            parts.append(model(batch.images.to(model.device)).float())
             labels.append(batch.labels)
+        logits = check_finite(torch.cat(parts))
+        probabilities = model.calibration.probabilities(logits).cpu()
     model.train(was_training)
-    return Predictions(check_finite(torch.cat(probabilities)), torch.cat(labels))
+    return Predictions(probabilities, torch.cat(labels), logits.cpu())
 
 
-def check_finite(probabilities: Tensor) -> Tensor:
-    """Probabilities as they are.
+def calibrate(model: Classifier, images: ImageDataset | Iterable[Any]) -> Predictions:
+    """Fit a trained network's calibration to validation images.
+
+    Args:
+        model: The classifier.
+        images: A dataset, or batches of any datamodule.
+
+    Returns:
+        What it predicts of them, once calibrated.
+
+    Raises:
+        UserError: As ``evaluate``.
+    """
+    found = evaluate(model, images)
+    calibration = model.calibration.cpu()
+    calibration.fit(found.logits, found.labels)
+    probabilities = calibration.probabilities(found.logits)
+    calibration.to(model.device)
+    return replace(found, probabilities=probabilities)
+
+
+def check_finite(logits: Tensor) -> Tensor:
+    """Class scores as they are.
 
     Raises:
         UserError: Some are not finite.
     """
-    if not torch.isfinite(probabilities).all():
-        raise UserError("the network's probabilities are not finite: its training has diverged, or its file is damaged")
-    return probabilities
+    if not torch.isfinite(logits).all():
+        raise UserError("the network's class scores are not finite: its training has diverged, or its file is damaged")
+    return logits

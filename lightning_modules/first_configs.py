@@ -13,6 +13,7 @@ from datamodules.optdigits import OptDigitsDataModule
 from lightning_modules.arguments import as_yaml
 from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
+from lightning_modules.embedded import EMBEDDED
 from lightning_modules.networks import CustomCNN
 from lightning_modules.run import Run
 
@@ -21,6 +22,8 @@ CONTRACT = ("class_names", "in_channels", "image_size")  # what a network takes 
 
 def with_first_configs(args: list[str]) -> list[str]:
     """Put the default classes, and the config that belongs to ``--ckpt_path``, before what the user gives.
+
+    ``predict`` takes the network that comes with the package where neither a checkpoint nor a network is named.
 
     Args:
         args: A command, such as ``fit``, and its options.
@@ -31,6 +34,10 @@ def with_first_configs(args: list[str]) -> list[str]:
     # As defaults of the parser they would leave their settings behind when the user chooses another class.
     defaults = ["--config", json.dumps({"model": class_path(CustomCNN), "data": class_path(OptDigitsDataModule)})]
     path = _value_of("--ckpt_path", args)
+    own = any(_value_of(option, args) is not None for option in ("--model", "--config", "-c"))
+    if args[0] == "predict" and path is None and not own:
+        path = str(EMBEDDED)
+        args = [*args, "--ckpt_path", path]
     if path is None:
         return [args[0], *defaults, *args[1:]]
     if args[0] == "predict" and Path(path).is_dir():

@@ -15,29 +15,12 @@ Made with DigitDoodle.
 
 ## Use
 
-| file | what it is |
-|---|---|
-| `model.onnx` | ONNX program, batch size free |
-| `model.pt2` | `torch.export` program, batch size free |
-| `model.safetensors`, `config.json` | weights, and what is needed to build the network |
-
-The programs take raw pixels, `images`: (batch, {channels}, {size}, {size}), uint8, {colour}, and give class
-probabilities, (batch, {classes}), float32, in the order of the classes below. Resize photographs to {size}×{size},
-antialiased; all else is part of the programs.
-
-```python
-import json, numpy, onnxruntime
-session = onnxruntime.InferenceSession("model.onnx")
-class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-images = numpy.zeros((1, {channels}, {size}, {size}), numpy.uint8)
-(probabilities,) = session.run(None, {{"images": images}})
-```
-
     python -m lightning_modules predict --ckpt_path {name} --images PATH [PATH ...]
 
 `predict` first brings pictures of digits into the form of the training images, as `normalizer` in `config.json` says,
-if it is not null; to do so elsewhere, call `datamodules.normalizer.normalize`. The programs take images as they are.
-
+if it is not null; to do so elsewhere, call `datamodules.normalizer.normalize`. The weights are in `model.safetensors`;
+`config.json` has what is needed to build the network.
+{programs}
 ## Classes and accuracy
 
 | class | validation images | right |
@@ -49,8 +32,8 @@ chosen.
 
 ## Confidence
 
-Expected calibration error {ece_before:.4f}, and {ece:.4f} after temperature scaling by {temperature:.3f}, which is
-part of the programs. Both are measured on the validation images, by which the temperature was fitted too.
+Expected calibration error {ece_before:.4f}, and {ece:.4f} after temperature scaling by {temperature:.3f}, by which
+scores are divided before softmax. Both are measured on the validation images, to which the temperature was fitted too.
 
 ## Data
 
@@ -73,13 +56,33 @@ Versions: {versions}.
 ## Intended use and limits
 
 For images like those that it was trained on: one object of one of the {classes} classes, filling the frame in the same
-way. It gives one of these classes for any image whatever, also for one that shows none of them. Accuracy on images from
-another source, another pen or another camera isn't known; measure it before relying on it.
+way. `predict` says of pictures of strokes, as digits are, whether they show one of the classes at all; the score by
+which it does is set so that 1 % of the validation images are refused. Accuracy on images from another source, another
+pen or another camera isn't known; measure it before relying on it.
 
 ## Checks
 
 Every exported form was run on all validation images and gives the network's own class for each. Largest difference of
 a probability: {differences}.
+"""
+
+PROGRAMS = """
+| program | what it is |
+|---|---|
+| `model.onnx` | ONNX, batch size free |
+| `model.pt2` | of `torch.export`, batch size free |
+
+They take raw pixels, `images`: (batch, {channels}, {size}, {size}), uint8, {colour}, and give class
+probabilities, (batch, {classes}), float32, in the order of the classes below. Resize photographs to {size}×{size},
+antialiased; all else is part of the programs.
+
+```python
+import json, numpy, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+images = numpy.zeros((1, {channels}, {size}, {size}), numpy.uint8)
+(probabilities,) = session.run(None, {{"images": images}})
+```
 """
 
 
@@ -111,7 +114,14 @@ def write_model_card(
         )
     )
     _, channels, size, _ = config["input"]["shape"]
+    shape = {
+        "channels": channels,
+        "size": size,
+        "colour": "grey" if channels == 1 else "RGB",
+        "classes": len(config["class_names"]),
+    }
     text = TEMPLATE.format(
+        programs=PROGRAMS.format(**shape) if len(differences) > 1 else "",
         name=name,
         model=summary["model"],
         parameters=summary["parameters"],
@@ -119,9 +129,6 @@ def write_model_card(
         right=int(confusion.diag().sum()),
         count=len(predictions.labels),
         classes=len(config["class_names"]),
-        channels=channels,
-        size=size,
-        colour="grey" if channels == 1 else "RGB",
         per_class=per_class,
         ece_before=config["expected_calibration_error_before"],
         ece=config["expected_calibration_error"],

@@ -12,6 +12,7 @@ from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output, write_csv
+from lightning_modules.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         "--encoder",
         metavar="NAME|CKPT|CLASS",
         help="resnet18, resnet34, resnet50, resnet101, resnet152, timm:NAME for any network of timm, a checkpoint or "
-        "exported folder of `python -m lightning_modules`, or a class of your own such as mynet.MyEncoder",
+        "exported folder of `python -m lightning_modules`, digits for the network that comes with this, or a class of "
+        "your own such as mynet.MyEncoder",
     )
     encoder.add_argument("--weights", metavar="FILE", help="state dict of the network (without it, downloaded once)")
     encoder.add_argument("--layer", help="avgpool, or the maps that are averaged instead, such as layer3")
@@ -110,7 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", parents=[common], help="a page to search and recognise in the browser")
     serve.add_argument("folder", type=Path, metavar="FOLDER")
     serve.add_argument(
-        "--checkpoint", type=Path, metavar="CKPT", help="a classifier of `python -m lightning_modules` to draw for"
+        "--checkpoint",
+        type=Path,
+        default=EMBEDDED,
+        metavar="CKPT",
+        help="a classifier of `python -m lightning_modules` to draw for (default: the digits' that comes with this)",
     )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
@@ -351,7 +357,7 @@ def _serve(options: argparse.Namespace) -> None:
         if not options.no_update:
             _bring_up_to_date(index)
         # Last, since it computes in the background: torchvision's tracing of the encoder allows no other thread in.
-        recogniser = None if options.checkpoint is None else Recogniser(options.checkpoint)
+        recogniser = Recogniser(options.checkpoint)
         shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
         page = build_page(shared, recogniser, samples)

@@ -7,7 +7,9 @@ import pytest
 from benchmarks.__main__ import main
 
 
-@pytest.mark.parametrize("name", ["training", "goal", "finetuning", "precision", "data", "retrieval", "startup"])
+@pytest.mark.parametrize(
+    "name", ["training", "goal", "finetuning", "precision", "data", "handwriting", "retrieval", "startup"]
+)
 def test_a_benchmark_runs(name, tmp_path, capsys):
     assert main([name, "--smoke", "--threads", "1", "--json", str(tmp_path / "figures.json")]) == 0
     out = capsys.readouterr().out

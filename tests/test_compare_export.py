@@ -135,7 +135,7 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     data = Run(workplace / FIRST).load_data()
     eager = load_classifier(workplace / FIRST / "checkpoints" / "best.ckpt")
     config = json.loads((folder / "config.json").read_text())
-    eager.temperature.fill_(config["temperature"])
+    assert eager.calibration.temperature.item() == config["temperature"] != 1
     expected = evaluate(eager, data.val_set).probabilities
     images = data.val_set.batch(range(len(data.val_set))).images
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -251,7 +251,7 @@ def test_a_network_that_has_diverged_is_not_exported(trained, capsys, workplace)
     torch.save(checkpoint, path)
     status, out, err = command(capsys, export, FIRST, "out")
     assert (status, out) == (1, "")
-    assert f"error: {FIRST}/checkpoints/best.ckpt: the network's probabilities are not finite" in err
+    assert f"error: {FIRST}/checkpoints/best.ckpt: the network's class scores are not finite" in err
     assert not (workplace / "out").exists()
 
 

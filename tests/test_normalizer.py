@@ -99,8 +99,8 @@ PICTURES = {
 
 def untouched(image, normalizer):
     """Whether an image, (S, S), comes through as it is."""
-    pixels, found = normalize(Image.fromarray(image), len(image), 1, normalizer)
-    return found and np.array_equal(pixels[0], image)
+    seen = normalize(Image.fromarray(image), len(image), 1, normalizer)
+    return seen.digits == 1 and np.array_equal(seen.pixels[0], image)
 
 
 def alike(found, digit, normalizer):

@@ -24,7 +24,7 @@ def test_each_augmented_image_stands_under_its_own(count):
 
 
 def test_long_class_names_leave_room_for_the_matrix():
-    predictions = Predictions(torch.eye(2), torch.arange(2))
+    predictions = Predictions(torch.eye(2), torch.arange(2), torch.eye(2))
     figure = plot_confusion_matrix(predictions, ["a" * 120, "b" * 120])
     figure.savefig(io.BytesIO())
     assert figure.axes[0].get_window_extent().width > figure.bbox.width / 3

@@ -18,11 +18,12 @@ class BestCheckpoint(ModelCheckpoint):
     checkpoint comes along, and only a better one takes its place.
 
     Args:
-        monitor: ``val_accuracy``, the higher the better, or ``val_loss``, the lower the better.
+        monitor: ``val_accuracy``, the higher the better; ``val_loss``, or the ``val_objective`` that is trained on, the
+            lower the better.
         folder: Where it is kept.
     """
 
-    def __init__(self, monitor: Literal["val_accuracy", "val_loss"], folder: Path) -> None:
+    def __init__(self, monitor: Literal["val_accuracy", "val_loss", "val_objective"], folder: Path) -> None:
         mode = "max" if monitor == "val_accuracy" else "min"
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False

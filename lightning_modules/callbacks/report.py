@@ -17,9 +17,9 @@ from datamodules.errors import UserError
 from datamodules.figures import save_figure
 from datamodules.writing import atomic_write
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
-from lightning_modules.checkpoint import load_classifier, read_checkpoint
+from lightning_modules.checkpoint import load_classifier, read_checkpoint, save_calibration
 from lightning_modules.classifier import Classifier, DivergedError
-from lightning_modules.evaluation import evaluate
+from lightning_modules.evaluation import calibrate
 from lightning_modules.plots import (
     plot_accuracy,
     plot_augmentation,
@@ -36,7 +36,8 @@ class RunReport(Callback):
     """Writes into the run folder what people look at first.
 
     When training starts: ``split.csv`` and ``augmentation.png``. When it ends, also by Ctrl-C: ``accuracy.png``,
-    and of the best checkpoint ``confusion_matrix.png``, ``mistakes.png`` and ``summary.json``.
+    and of the best checkpoint, which is calibrated then, ``confusion_matrix.png``, ``mistakes.png`` and
+    ``summary.json``.
 
     Args:
         run: Where it writes.
@@ -134,7 +135,8 @@ class RunReport(Callback):
         # As whoever loads the checkpoint will score it, not in the precision that it was trained in.
         scored = load_classifier(best, model.device)
         images = data.val_set if isinstance(data, ImageDataModule) else None
-        predictions = evaluate(scored, images or data.val_dataloader())
+        predictions = calibrate(scored, images or data.val_dataloader())
+        save_calibration(best, scored)
         best_epoch = read_checkpoint(best)["epoch"] + 1
         self.summary = summarise(self._epochs, best_epoch, predictions, model.class_names) | {
             "seconds": round(seconds, 2),

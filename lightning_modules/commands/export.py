@@ -17,7 +17,7 @@ from datamodules.commands import add_import_option, run_command
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.loading import batches
-from lightning_modules.calibration import expected_calibration_error, fit_temperature
+from lightning_modules.calibration import expected_calibration_error
 from lightning_modules.checkpoint import (
     CONFIG,
     load_classifier,
@@ -32,6 +32,7 @@ from lightning_modules.run import Run
 from lightning_modules.weights import WEIGHTS
 
 PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+Form = Callable[[Tensor], Tensor]  # raw pixels to class probabilities
 FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
 
 
@@ -51,8 +52,8 @@ class Probabilities(nn.Module):
         return self.classifier.probabilities(images)
 
 
-def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]:
-    """Export a run's best checkpoint, calibrated, and check every exported form against the network itself.
+def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool = False) -> dict[str, float]:
+    """Export a run's best checkpoint and check every exported form against the network itself.
 
     Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
     ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities.
@@ -61,6 +62,7 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
         run: The run.
         folder: Where to export to; made, or replaced if it is an earlier export.
         root: Where the images that it was trained on are now; None looks where they were.
+        weights_only: Leave the programs out.
 
     Returns:
         For each file the largest difference of a probability from the network's own on the validation images.
@@ -71,7 +73,7 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     """
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
         raise UserError(f"{folder}: holds something that is not an export; name another folder")
-    for package in ("onnxscript", "onnxruntime"):
+    for package in () if weights_only else ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
     summary = run.summary
@@ -80,18 +82,13 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     dataset = data.val_set
     assert dataset is not None
     try:
-        uncalibrated = evaluate(model, dataset)
+        expected = evaluate(model, dataset)
     except UserError as error:
         raise UserError(f"{run.best}: {error}") from error
     labels = torch.from_numpy(dataset.labels)
-    before = expected_calibration_error(uncalibrated.probabilities, labels)
-    # Logarithms of the probabilities are the class scores but for a constant, which softmax doesn't see.
-    scores = uncalibrated.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
-    model.temperature.fill_(fit_temperature(scores, labels))
-    expected = evaluate(model, dataset)
     calibration = {
-        "temperature": model.temperature.item(),
-        "expected_calibration_error_before": before,
+        "temperature": model.calibration.temperature.item(),
+        "expected_calibration_error_before": expected_calibration_error(expected.logits.softmax(dim=1), labels),
         "expected_calibration_error": expected_calibration_error(expected.probabilities, labels),
     }
     config = describe(run.best, model, calibration)
@@ -99,7 +96,11 @@ def export(run: Run, folder: Path, root: Path | None = None) -> dict[str, float]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
         new = Path(aside) / folder.name
         new.mkdir()
-        differences = write_programs(model, config, new, dataset, expected)
+        described = {key: json.dumps(config[key]) for key in ("class_names", "input", "temperature")}
+        forms = write_weights(model, config, described, new)
+        if not weights_only:
+            forms |= write_programs(model, described, new)
+        differences = {name: largest_difference(form, dataset, expected) for name, form in forms.items()}
         write_model_card(new / CARD, folder.resolve().name, config, summary, expected, dataset, differences)
         if folder.exists():
             folder.rename(Path(aside) / "replaced")
@@ -122,15 +123,19 @@ def describe(checkpoint: Path, model: Classifier, calibration: dict[str, float])
     }
 
 
-def write_programs(
-    model: Classifier, config: dict[str, Any], folder: Path, dataset: ImageDataset, expected: Predictions
-) -> dict[str, float]:
-    """Write all forms, then run each from its file over the dataset; returns the largest differences."""
+def write_weights(
+    model: Classifier, config: dict[str, Any], described: dict[str, str], folder: Path
+) -> dict[str, Form]:
+    """Write the weights and ``config.json``; returns the network that is built from them."""
     model.to(memory_format=torch.contiguous_format)
-    described = {key: json.dumps(config[key]) for key in ("class_names", "input", "temperature")}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(state, {"format": "pt", **described}))  # save_file would make it private
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return {WEIGHTS: load_export(folder).probabilities}
+
+
+def write_programs(model: Classifier, described: dict[str, str], folder: Path) -> dict[str, Form]:
+    """Write the programs; returns each as it is read from its file."""
     example = torch.zeros(2, model.in_channels, model.image_size, model.image_size, dtype=torch.uint8)
     network = Probabilities(model).eval()
     dynamic = {"images": {0: torch.export.Dim("batch")}}
@@ -150,8 +155,7 @@ def write_programs(
         )
     assert written is not None
     write_onnx(written.model_proto, described, folder / ONNX)
-    forms = {WEIGHTS: run_weights(folder), PROGRAM: run_program(folder), ONNX: run_onnx(folder)}
-    return {name: largest_difference(form, dataset, expected) for name, form in forms.items()}
+    return {PROGRAM: run_program(folder), ONNX: run_onnx(folder)}
 
 
 def write_onnx(model: Any, described: dict[str, str], path: Path) -> None:
@@ -178,18 +182,13 @@ def write_onnx(model: Any, described: dict[str, str], path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def run_weights(folder: Path) -> Callable[[Tensor], Tensor]:
-    """The network, built from ``config.json`` and ``model.safetensors``."""
-    return load_export(folder).probabilities
-
-
-def run_program(folder: Path) -> Callable[[Tensor], Tensor]:
+def run_program(folder: Path) -> Form:
     """The ``torch.export`` program."""
-    program: Callable[[Tensor], Tensor] = torch.export.load(folder / PROGRAM).module()
+    program: Form = torch.export.load(folder / PROGRAM).module()
     return program
 
 
-def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
+def run_onnx(folder: Path) -> Form:
     """The ONNX program, run by onnxruntime."""
     import onnxruntime
 
@@ -197,7 +196,7 @@ def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def largest_difference(form: Callable[[Tensor], Tensor], dataset: ImageDataset, expected: Predictions) -> float:
+def largest_difference(form: Form, dataset: ImageDataset, expected: Predictions) -> float:
     """Run one form over a dataset; returns the largest difference of a probability.
 
     Raises:
@@ -222,10 +221,11 @@ def main(args: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the images that it was trained on are now (default: where they were)",
     )
+    parser.add_argument("--weights_only", action="store_true", help="leave the programs out (.onnx and .pt2)")
     add_import_option(parser)
 
     def command(options: argparse.Namespace) -> None:
-        differences = export(Run(options.run), options.folder, options.root)
+        differences = export(Run(options.run), options.folder, options.root, options.weights_only)
         config = read_config(options.folder)
         for name, difference in differences.items():
             print(f"{name:<18} largest difference of a probability {difference:.1e}")

@@ -348,7 +348,9 @@ def _recognise_tab(recogniser: Recogniser) -> None:
             result = None if image is None else recogniser.recognise(read_image(_path(image), channels=3))
         except UserError as error:
             return None, None, [], gr.Textbox(_sentence(error), visible=True)
-        told = gr.Textbox(recogniser.note, visible=bool(recogniser.note))
+        refused = "" if result is None or not result.refusal else f"Not a digit: {result.refusal}."
+        said = " ".join(filter(None, (refused, recogniser.note)))
+        told = gr.Textbox(said, visible=bool(said))
         if result is None:
             return None, None, [], told
         images = [(_enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
@@ -373,7 +375,13 @@ def _recognise_tab(recogniser: Recogniser) -> None:
             raise gr.Error(_sentence(error), print_exception=False) from error
         if result is None:
             raise gr.Error("there is nothing on the image", print_exception=False)
-        return {"label": result.best, "probabilities": result.probabilities}
+        return {
+            "label": result.best,
+            "probabilities": result.probabilities,
+            "is_digit": not result.refusal,
+            "score": result.score,
+            "reason": result.refusal,
+        }
 
     _publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
 

@@ -13,6 +13,7 @@ from PIL import Image
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.normalizer import normalize
+from lightning_modules.calibration import refusal
 from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.run import Run
 from retrieval.search import Vectors, nearest
@@ -41,11 +42,15 @@ class Recognition:
 
     Attributes:
         probabilities: Of each class, in [0, 1].
+        score: How like the training images it is, in [0, 1]; below 0.5 is none of the classes.
+        refusal: Why it is none of the classes; empty if it is one.
         seen: (C, S, S), uint8: the pixels that it was given.
         similar: Training images, the closest first; none as long as they aren't known.
     """
 
     probabilities: dict[str, float]
+    score: float
+    refusal: str
     seen: npt.NDArray[np.uint8]
     similar: list[Neighbor]
 
@@ -117,13 +122,16 @@ class Recogniser:
         Returns:
             None if there is nothing on the image.
         """
-        seen, found = normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)
-        if not found:
+        model = self._model
+        seen = normalize(image, model.image_size, model.in_channels, model.normalizer)
+        if seen.digits == 0:
             return None
-        pixels = torch.from_numpy(seen[None].copy())
-        probabilities = self._model.probabilities(pixels)[0].tolist()
-        named = dict(zip(self._model.class_names, probabilities, strict=True))
-        return Recognition(named, seen, self._similar(self._encode(pixels), k))
+        pixels = torch.from_numpy(seen.pixels[None].copy())
+        logits = model(pixels)
+        named = dict(zip(model.class_names, model.calibration.probabilities(logits)[0].tolist(), strict=True))
+        score = model.calibration.familiarity(logits).item()
+        why = "" if model.normalizer is None else refusal(seen.digits, score)
+        return Recognition(named, score, why, seen.pixels, self._similar(self._encode(pixels), k))
 
     def _similar(self, vector: Vectors, k: int) -> list[Neighbor]:
         features, images = self._features, self.train_set

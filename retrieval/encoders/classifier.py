@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.normalizer import normalize
+from lightning_modules.embedded import EMBEDDED
 from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
 
@@ -19,7 +20,7 @@ class ClassifierEncoder(Encoder):
     """The features of a classifier that ``python -m lightning_modules fit`` has trained.
 
     Args:
-        path: Its checkpoint, or the folder that it was exported to.
+        path: Its checkpoint, or the folder that it was exported to; ``digits`` is the one that comes with the package.
         device: Where to compute; None takes the GPU if there is one.
 
     Raises:
@@ -31,13 +32,13 @@ class ClassifierEncoder(Encoder):
         # Lightning takes seconds to import; only this encoder needs it.
         from lightning_modules.checkpoint import load_classifier, load_export
 
-        path = Path(path)
-        self._model = load_export(path) if path.is_dir() else load_classifier(path)
+        place = EMBEDDED if path == "digits" else Path(path)
+        self._model = load_export(place) if place.is_dir() else load_classifier(place)
         self._model.use_memory_format(self.device)
         self._model.to(self.device).requires_grad_(False)
         normalizer = self._model.normalizer
         self.channels = 1 if self._model.in_channels == 1 and normalizer is None else 3  # faint ink has a colour
-        self.arguments = {"path": os.path.abspath(path)}  # noqa: PTH100 - keep symlinks
+        self.arguments = {"path": "digits" if place == EMBEDDED else os.path.abspath(place)}  # noqa: PTH100 - symlinks stay
         self.identity = {
             "encoder": type(self._model).__name__,
             "weights": hash_weights(self._model.state_dict()),
@@ -52,12 +53,12 @@ class ClassifierEncoder(Encoder):
         return 0, 0, width, height
 
     def prepare(self, image: Image.Image) -> Pixels:
-        return normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer)[0]
+        return normalize(image, self._model.image_size, self._model.in_channels, self._model.normalizer).pixels
 
     def seen(self, image: Image.Image) -> Image.Image:
         prepared = self.prepare(image)
-        plain, _ = normalize(image, self._model.image_size, self._model.in_channels, None)
-        if np.array_equal(prepared, plain):
+        plain = normalize(image, self._model.image_size, self._model.in_channels, None)
+        if np.array_equal(prepared, plain.pixels):
             return image
         return Image.fromarray(prepared.transpose(1, 2, 0).squeeze()).convert("RGB")
 

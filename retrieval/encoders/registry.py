@@ -14,6 +14,7 @@ from retrieval.encoders.resnet import RESNETS, ResNetEncoder
 
 MODULES = {"ResNetEncoder": "resnet", "ClassifierEncoder": "classifier", "TimmEncoder": "timm"}  # timm takes a second
 TIMM = "timm:"
+DIGITS = "digits"  # the network that comes with the package
 ENCODER: Any = Encoder  # an abstract class has no type to mypy
 
 
@@ -29,7 +30,8 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
 
     Args:
         encoder: ``resnet18`` to ``resnet152`` of torchvision, ``timm:NAME``, a checkpoint or exported folder of ours,
-            or the class of an encoder that is imported, such as ``mynet.MyEncoder``.
+            ``digits`` for the network that comes with the package, or the class of an encoder that is imported,
+            such as ``mynet.MyEncoder``.
         device: Where to compute; None takes the GPU if there is one.
         options: Others of its constructor's arguments: weights, layer, preprocessing.
 
@@ -40,7 +42,7 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
         return _construct(ResNetEncoder, {"name": encoder, **options}, device)
     if encoder.startswith(TIMM):
         return _construct(_ours("TimmEncoder"), {"name": encoder.removeprefix(TIMM), **options}, device)
-    if Path(encoder).exists():
+    if encoder == DIGITS or Path(encoder).exists():
         return _construct(_ours("ClassifierEncoder"), {"path": encoder, **options}, device)
     own = find_subclass(ENCODER, encoder)
     if own is not None:
