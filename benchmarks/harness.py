@@ -59,8 +59,8 @@ class Measurement:
         for name, values in self.values.items():
             line = f"  {name:<{width}}  {_spread(values)}"
             if name != "ours" and "ours" in self.values:
-                ratios = [ours / other for ours, other in zip(self.values["ours"], values, strict=False)]
-                line += f"   ours / it: {_spread(ratios)}"
+                ratios = [ours / other for ours, other in zip(self.values["ours"], values, strict=False) if other]
+                line += f"   ours / it: {_spread(ratios)}" if ratios else ""
             lines.append(line)
         return "\n".join(lines)
 
