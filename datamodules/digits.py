@@ -19,7 +19,6 @@ from datamodules.semeion import SemeionDataModule
 from datamodules.splits import pixel_digests
 
 Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 SIGNS = ascii_letters + "!?#%&@$+=<>*()[]{}:;~^"
 
 

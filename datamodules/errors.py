@@ -16,6 +16,11 @@ class Terminated(Exception):  # noqa: N818 - what happened, not what went wrong
     """The process was asked to end (SIGTERM), as a scheduler or ``kill`` does."""
 
 
+def last_line(error: Exception) -> str:
+    """The last line of what an error says, which is the one that matters; its kind where it says nothing."""
+    return str(error).strip().rpartition("\n")[2] or type(error).__name__
+
+
 def reason(error: OSError) -> str:
     """What the operating system says, such as ``no such file or directory``."""
     return (error.strerror or str(error)).lower()

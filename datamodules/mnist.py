@@ -8,7 +8,7 @@ from torchvision.datasets import MNIST
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.dataset import Collection
-from datamodules.errors import UserError
+from datamodules.errors import UserError, last_line
 from datamodules.splits import pixel_digests
 
 _FILES = (
@@ -81,7 +81,7 @@ class MNISTDataModule(ImageDataModule):
             MNIST(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"MNIST is not in {self.root / 'MNIST' / 'raw'} and can't be downloaded ({_last_line(error)}); "
+                f"MNIST is not in {self.root / 'MNIST' / 'raw'} and can't be downloaded ({last_line(error)}); "
                 f"copy {', '.join(_FILES)} there, or name the folder above MNIST/raw with --data.root"
             ) from error
 
@@ -98,7 +98,7 @@ class MNISTDataModule(ImageDataModule):
             dataset = MNIST(str(self.root), train=train)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
             raise UserError(
-                f"{self.root / 'MNIST' / 'raw'}: damaged MNIST files ({_last_line(error)}); remove them and start again"
+                f"{self.root / 'MNIST' / 'raw'}: damaged MNIST files ({last_line(error)}); remove them and start again"
             ) from error
         rows, labels = self.choose_images(dataset.targets.tolist())
         pixels = dataset.data.numpy()[rows, None]
@@ -108,7 +108,3 @@ class MNISTDataModule(ImageDataModule):
             pixel_digests(pixels),
             [f"{'train' if train else 't10k'}/{row:05d}" for row in rows],
         )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().rpartition("\n")[2] or type(error).__name__

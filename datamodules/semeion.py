@@ -10,7 +10,7 @@ from torchvision.datasets.utils import download_url
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.dataset import Collection
-from datamodules.errors import UserError, reason
+from datamodules.errors import UserError, last_line, reason
 from datamodules.splits import pixel_digests
 
 FILE = "semeion.data"
@@ -81,7 +81,7 @@ class SemeionDataModule(ImageDataModule):
             download_url(SEMEION.url, self.root, FILE, SEMEION.md5_checksum)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"{path}: no such file, and it can't be downloaded ({str(error).rpartition(chr(10))[2]}); copy {FILE} "
+                f"{path}: no such file, and it can't be downloaded ({last_line(error)}); copy {FILE} "
                 "there, or name its folder with --data.root"
             ) from error
 
