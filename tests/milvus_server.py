@@ -22,8 +22,9 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._server = MilvusServer(MilvusServerConfig(data_dir=str(folder)), wait_for_started=False)
         self._server.config.set("authorization_enabled", True)
-        # Its lease, in seconds, which it must renew or ends: 30 are too few where tests keep it from its processor.
-        with mock.patch.dict(os.environ, COMMON_SESSION_TTL="600"):
+        # Its lease, in seconds. A server that can't renew it ends, which 30 are too few for where tests keep it from
+        # its processor; one that is started after a kill waits until the lease of the one before has run out.
+        with mock.patch.dict(os.environ, COMMON_SESSION_TTL="60"):
             self._server.start()
         self.uri = f"http://127.0.0.1:{self._server.listen_port}"
         try:

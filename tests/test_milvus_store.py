@@ -193,7 +193,7 @@ def test_a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
 
 def open_when_ready(address):
     """Open an index once its server has found its data again."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while True:
         try:
             return parse_location(address).open()
