@@ -16,7 +16,7 @@ from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from datamodules.images import ImageError, list_files, no_images, passed_over, read_image
 from datamodules.loading import ShardSampler, keep_batch
-from datamodules.normalizer import DigitNormalizer, Seen, normalize
+from datamodules.normalizer import SIDE, DigitNormalizer, Seen, normalize
 
 
 class ImageFileDataset(Dataset[Batch]):
@@ -61,13 +61,21 @@ class ImageFileDataset(Dataset[Batch]):
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         try:
-            image = read_image(self.paths[index], channels=3)  # faint ink may differ from its ground in colour alone
+            image = self.read(self.paths[index])
         except ImageError as error:
             self.errors[index] = str(error)
             return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
         seen = self.see(image)
         self.digits[index] = seen.digits
         return seen.pixels
+
+    def read(self, path: Path) -> Image.Image:
+        """A file as a picture of mode ``RGB``: faint ink may differ from its ground in colour alone.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        return read_image(path, channels=3, side=None if self.normalizer is None else SIDE)
 
     def see(self, image: Image.Image) -> Seen:
         """A picture, of mode ``RGB``, as the network takes it."""

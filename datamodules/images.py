@@ -1,6 +1,7 @@
 """Find image files and read them: the one place where a path becomes pixels."""
 
 import io
+import math
 import os
 import re
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from datamodules.errors import UserError, reason
 
@@ -100,7 +101,7 @@ def no_images(folder: Path) -> UserError:
     return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
 
 
-def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
+def decode_image(data: bytes, path: Path, channels: int, side: int | None = None) -> Image.Image:
     """Decode the bytes of an image file, upright, as grey or colour.
 
     The first frame of an animation counts. The EXIF orientation is applied. 16-bit grey is scaled to 8 bits.
@@ -111,6 +112,8 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
         data: The whole file.
         path: Where the data come from, for the error message.
         channels: 1 for grey (mode ``L``) or 3 for colour (mode ``RGB``).
+        side: How long the longer side must be, in pixels: a JPEG is decoded at the half, quarter or eighth of its size
+            that still is, which is faster. None decodes all of it.
 
     Raises:
         ImageError: The data are not an image that Pillow can read, are cut off, have pixels without an agreed
@@ -118,6 +121,9 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if side is not None:
+                width, height = (math.ceil(side * length / max(image.size)) for length in image.size)
+                image.draft(None, (width, height))
             image.load()
             upright = ImageOps.exif_transpose(image)
         if upright.mode == "I" or upright.mode.startswith("I;16"):
@@ -137,6 +143,14 @@ def decode_image(data: bytes, path: Path, channels: int) -> Image.Image:
         raise ImageError(f"{path}: {what}") from error
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image that ``decode_image`` can read, upright, without decoding its pixels."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
 def _behind(image: Image.Image) -> str:
     """What to see an image of mode ``RGBA`` before: white would hide a white pen's drawing."""
     drawn = np.asarray(image)[..., 3] > 127
@@ -144,13 +158,13 @@ def _behind(image: Image.Image) -> str:
     return "black" if 0 < brightness.size < drawn.size / 2 and brightness.mean() > 235 else "white"
 
 
-def read_image(path: Path, channels: int) -> Image.Image:
-    """Read an image file, upright, as grey (1 channel) or colour (3); see ``decode_image``.
+def read_image(path: Path, channels: int, side: int | None = None) -> Image.Image:
+    """Read an image file, upright, as grey (1 channel) or colour (3), at least ``side`` long; see ``decode_image``.
 
     Raises:
         ImageError: The file is missing, may not be read, or is not a complete image.
     """
-    return decode_image(read_bytes(path), path, channels)
+    return decode_image(read_bytes(path), path, channels, side)
 
 
 def read_bytes(path: Path) -> bytes:

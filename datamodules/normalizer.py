@@ -18,6 +18,7 @@ Range = tuple[float, float, float]
 
 SAMPLE = 2000  # images that are measured: their extremes tell what is usual
 WORK = 768  # longest side of the copy on which the digit is looked for, in pixels
+SIDE = 2 * WORK  # that a picture need not exceed
 SMALL = 192  # and of the copy that tells ground from ink
 CANVAS = 112  # least side of what is measured: the strokes of an 8×8 image are wide enough there
 WIDEST = 0.3  # of the picture's longer side: what is wider than this is ground, not ink
@@ -134,6 +135,14 @@ class DigitNormalizer:
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON has it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        kind = "light on dark" if self.ink > self.ground else "dark on light"
+        where = "centre of mass" if self.by_mass else "middle"
+        return (
+            f"{kind}, {self.extent[1]:.0%} of the side long, their {where} at {self.centre_x[1]:.0%} and "
+            f"{self.centre_y[1]:.0%} of it, strokes {self.half[0]:.0%} to {self.half[1]:.0%} wide"
+        )
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "DigitNormalizer":
@@ -278,11 +287,11 @@ def as_grey(pixels: Pixels) -> Pixels:
 
 
 def _read(picture: Image.Image | Pixels) -> tuple[Pixels, float]:
-    """(H, W, 1 or 3), uint8, of at most 2 ``WORK`` pixels a side, and how many of the picture's pixels each spans."""
+    """(H, W, 1 or 3), uint8, of at most ``SIDE`` pixels a side, and how many of the picture's pixels each spans."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     full = max(image.size)
-    if full > 2 * WORK:
-        image = image.reduce(math.ceil(full / (2 * WORK)))
+    if full > SIDE:
+        image = image.reduce(math.ceil(full / SIDE))
     pixels = np.asarray(image)
     if pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()):
         pixels = pixels.reshape(*pixels.shape[:2], -1)[..., :1]
@@ -409,7 +418,7 @@ def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
     blocks = pixels[:h, :w].reshape(h // times, times, w // times, times, -1)
     best: tuple[float, Map | None] = (0.0, None)
     means = [_pool(pixels[:h, :w, channel].astype(np.float32), times) for channel in range(pixels.shape[2])]
-    for sign, extreme in ((1, blocks.max(axis=3).max(axis=1)), (-1, blocks.min(axis=3).min(axis=1))):
+    for sign, extreme in ((1, blocks.max(axis=1).max(axis=2)), (-1, blocks.min(axis=1).min(axis=2))):
         for channel in range(pixels.shape[2]):
             light = sign * extreme[..., channel].astype(np.float32)
             # On even ground, ink is what is not ground.

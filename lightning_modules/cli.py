@@ -17,11 +17,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules
 from datamodules.errors import UserError, exit_status
 from datamodules.figures import check_figure, save_figure
 from datamodules.imports import HELP, import_modules
+from datamodules.normalizer import DigitNormalizer
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output
 from lightning_modules.arguments import as_meant, read_configs_as_meant
@@ -168,8 +170,13 @@ class DigitDoodleCLI(LightningCLI):
             self.save_config_callback = None
         if self.subcommand == "predict":
             config.data.init_args.images = config.images
-            if config.normalize == "none":
+            normalizer = config.data.init_args.normalizer
+            if config.normalize == "none" and normalizer is not None:
                 config.data.init_args.normalizer = None
+                rank_zero_info(
+                    "Pictures are resized, no more. Without --normalize none, the digit on each would be drawn as "
+                    f"those of the training images are: {DigitNormalizer.from_dict(dict(normalizer))}."
+                )
 
     def instantiate_classes(self) -> None:
         """Make datamodule, network and Trainer; the network notes an optimiser that is chosen in place of its own."""

@@ -30,7 +30,7 @@ def explainer(query: Query, encoder: Encoder, side: int) -> Callable[[Path], Ima
     (vector,) = encoder.encode([read_query(query, encoder)[0]])
 
     def explain(path: Path) -> Image.Image:
-        image = read_image(path, channels=3)
+        image = read_image(path, channels=3, side=encoder.max_side)
         pixels, _ = read_query(image, encoder)
         image = encoder.seen(image)
         image.thumbnail((side, side))

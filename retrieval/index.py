@@ -163,4 +163,4 @@ def read_query(query: Query, encoder: Encoder) -> tuple[Pixels, bytes | None]:
         return encoder.prepare(query.convert("L" if encoder.channels == 1 else "RGB")), None
     path = Path(query)
     data = read_bytes(path)
-    return encoder.prepare(decode_image(data, path, encoder.channels)), digest(data)
+    return encoder.prepare(decode_image(data, path, encoder.channels, encoder.max_side)), digest(data)

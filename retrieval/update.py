@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
-from datamodules.images import ImageError, decode_image, find_images, no_images, read_bytes
+from datamodules.images import ImageError, decode_image, find_images, image_size, no_images, read_bytes
 from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoders.base import Encoder, Pixels
@@ -229,10 +229,11 @@ class Updater:
             width, height = plan.known[content]
             return replace(record, digest=content, width=width, height=height), None
         try:
-            image = decode_image(data, path, self.encoder.channels)
+            image = decode_image(data, path, self.encoder.channels, self.encoder.max_side)
         except ImageError as error:
             return replace(record, error=str(error)), None
-        record = replace(record, digest=content, width=image.width, height=image.height)
+        width, height = image_size(data)
+        record = replace(record, digest=content, width=width, height=height)
         return record, self.encoder.prepare(image)
 
     def _encode_batch(self, batch: list[tuple[Record, Pixels | None]], plan: _Plan) -> Batch:

@@ -5,6 +5,7 @@ from PIL import Image
 from datamodules.images import (
     ImageError,
     find_images,
+    image_size,
     list_files,
     natural_sorted,
     passed_over,
@@ -66,7 +67,7 @@ def test_the_same_picture_in_lossy_forms_has_nearly_the_same_pixels(tmp_path, na
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
-    upright = draw_digit(2, 0)
+    upright = draw_digit(2, 0).resize((20, 12))
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -81,6 +82,10 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", 1)), np.asarray(upright))
+    assert image_size((tmp_path / "a.png").read_bytes()) == upright.size
+    stored.resize((40 * stored.width, 40 * stored.height)).save(tmp_path / "large.jpg", exif=exif)
+    assert read_image(tmp_path / "large.jpg", 1, side=300).size == (400, 240)  # half of its 800 pixels
+    assert image_size((tmp_path / "large.jpg").read_bytes()) == (800, 480)
 
 
 def test_colour_is_kept_or_turned_to_luma(tmp_path):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.image_files import ImageFileDataset, ImageFilesDataModule
-from datamodules.images import read_image
 from datamodules.text import short_name
 from datamodules.writing import write_csv
 from lightning_modules.calibration import refusal
@@ -133,7 +132,7 @@ def plot_predictions(predictions: FilePredictions, files: ImageFileDataset, clas
     rows = -(-count // max(columns, 1))
     figure = Figure(figsize=(4.2 * max(columns, 1), 2.7 * max(rows, 1) + 0.3), layout="constrained")
     for row, path in enumerate(predictions.paths[:count]):
-        image = read_image(path, channels=3)
+        image = files.read(path)
         seen = files.see(image)
         small = image.copy()
         small.thumbnail((SIDE, SIDE))

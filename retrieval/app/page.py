@@ -345,7 +345,7 @@ def _recognise_tab(recogniser: Recogniser) -> None:
 
     def look(image: Upload) -> tuple[Any, ...]:
         try:
-            result = None if image is None else recogniser.recognise(read_image(_path(image), channels=3))
+            result = None if image is None else recogniser.recognise(recogniser.read(_path(image)))
         except UserError as error:
             return None, None, [], gr.Textbox(_sentence(error), visible=True)
         refused = "" if result is None or not result.refusal else f"Not a digit: {result.refusal}."
@@ -370,7 +370,7 @@ def _recognise_tab(recogniser: Recogniser) -> None:
 
     def answer(image: Upload) -> dict[str, Any]:
         try:
-            result = recogniser.recognise(read_image(_path(image), channels=3))
+            result = recogniser.recognise(recogniser.read(_path(image)))
         except UserError as error:
             raise gr.Error(_sentence(error), print_exception=False) from error
         if result is None:

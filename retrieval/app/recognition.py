@@ -12,7 +12,8 @@ from PIL import Image
 
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
-from datamodules.normalizer import normalize
+from datamodules.images import read_image
+from datamodules.normalizer import SIDE, normalize
 from lightning_modules.calibration import refusal
 from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.run import Run
@@ -111,12 +112,20 @@ class Recogniser:
         vectors: Vectors = F.normalize(self._model.forward_pooled(pixels).float(), dim=1).numpy()
         return vectors
 
+    def read(self, path: Path) -> Image.Image:
+        """A file as a picture to recognise.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        return read_image(path, channels=3, side=None if self._model.normalizer is None else SIDE)
+
     @torch.inference_mode()
     def recognise(self, image: Image.Image, k: int = 4) -> Recognition | None:
         """Classify an image, as ``predict`` does: brought into the training images' form, if they are of digits.
 
         Args:
-            image: Of mode ``RGB`` or ``L``, upright, of any size.
+            image: As ``read`` gives it; of mode ``RGB`` or ``L``, of any size.
             k: How many similar training images to give.
 
         Returns:

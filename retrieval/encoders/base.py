@@ -28,6 +28,7 @@ class Encoder(ABC):
         identity: What decides the vectors, as text: vectors of two encoders can be compared only if these are equal.
         arguments: What the constructor takes to build the same encoder again: plain values, kept in the index as JSON.
         channels: 1 if it takes grey images, 3 for colour.
+        max_side: Longer side of an image, in pixels, beyond which it sees nothing more; None has no such side.
         device: Where it computes.
         batch_size: Images at once that the device is fast with.
     """
@@ -35,6 +36,7 @@ class Encoder(ABC):
     identity: dict[str, str]
     arguments: dict[str, Any]
     channels: Literal[1, 3]
+    max_side: int | None = None
 
     def __init__(self, device: torch.device | str | None) -> None:
         try:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.normalizer import normalize
+from datamodules.normalizer import SIDE, normalize
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
@@ -46,6 +46,7 @@ class ClassifierEncoder(Encoder):
             "preprocessing": f"plain {self._model.image_size}",
         }
         if normalizer is not None:
+            self.max_side = SIDE
             state = blake2b(json.dumps(normalizer.to_dict(), sort_keys=True).encode(), digest_size=8)
             self.identity["preprocessing"] = f"normalized {self._model.image_size} {state.hexdigest()}"
 
