@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15
-REFUSED = 0.01  # share of the validation images that may be taken for none of the classes
+REFUSED = 0.008  # share of the validation images that are taken for none of the classes; of others no more than 1 %
 CALIBRATION = "calibration."  # what the names of its tensors begin with in a classifier's state
 
 
@@ -17,7 +17,7 @@ class Calibration(nn.Module):
 
     Attributes:
         temperature: (), float32: what the scores are divided by before softmax (Guo et al. 2017).
-        limit: (), float32: the energy score that 1 % of the validation images lie below, which show none of the
+        limit: (), float32: the energy score that 0.8 % of the validation images lie below, which show none of the
             classes then (Liu et al. 2020, https://arxiv.org/abs/2010.03759); the least number until it is fitted.
     """
 

@@ -57,7 +57,7 @@ Versions: {versions}.
 
 For images like those that it was trained on: one object of one of the {classes} classes, filling the frame in the same
 way. `predict` says of pictures of strokes, as digits are, whether they show one of the classes at all; the score by
-which it does is set so that 1 % of the validation images are refused. Accuracy on images from another source, another
+which it does is set so that 0.8 % of the validation images are refused. Accuracy on images from another source, another
 pen or another camera isn't known; measure it before relying on it.
 
 ## Checks
