@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.mnist import MNISTDataModule as MNISTDataModule
     from datamodules.optdigits import OptDigitsDataModule as OptDigitsDataModule
     from datamodules.semeion import SemeionDataModule as SemeionDataModule
+    from datamodules.strings import StringsDataModule as StringsDataModule
     from datamodules.torchvision_augmentation import TorchvisionAugmentation as TorchvisionAugmentation
 
 _MODULES = {
@@ -30,6 +31,7 @@ _MODULES = {
     "MNISTDataModule": "mnist",
     "OptDigitsDataModule": "optdigits",
     "SemeionDataModule": "semeion",
+    "StringsDataModule": "strings",
     "TorchvisionAugmentation": "torchvision_augmentation",
 }
 

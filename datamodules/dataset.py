@@ -74,7 +74,26 @@ def gather(loader: Iterable[Any]) -> "ImageDataset":
     return ImageDataset(collection, np.arange(len(pixels)))
 
 
-class ImageDataset(Dataset[Batch]):
+class BatchDataset(Dataset[Batch]):
+    """A data set that gives whole batches: a subclass gives ``batch`` and a length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Fetch a batch; the images are uint8."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image as a batch of one."""
+        return self.batch([index])
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        """What PyTorch's DataLoader looks for."""
+        return self.batch(rows)
+
+
+class ImageDataset(BatchDataset):
     """Some of the images of a collection.
 
     Args:
@@ -89,10 +108,6 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one."""
-        return self.batch([index])
-
     def batch(self, rows: Sequence[int]) -> Batch:
         """Fetch a batch in one indexing; the images are uint8."""
         chosen = self.rows[rows]
@@ -101,8 +116,6 @@ class ImageDataset(Dataset[Batch]):
             torch.from_numpy(self.collection.labels[chosen]),
             torch.as_tensor(rows, dtype=torch.int64),
         )
-
-    __getitems__ = batch  # which PyTorch's DataLoader looks for
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:

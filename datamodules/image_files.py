@@ -10,16 +10,16 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.dataset import Batch
-from datamodules.errors import UserError
-from datamodules.images import ImageError, list_files, no_images, passed_over, read_image
+from datamodules.dataset import Batch, BatchDataset
+from datamodules.images import ImageError, named_images, read_image
+from datamodules.ink import SIDE
 from datamodules.loading import ShardSampler, keep_batch
-from datamodules.normalizer import SIDE, DigitNormalizer, Seen, normalize
+from datamodules.normalizer import DigitNormalizer, Seen, normalize
 
 
-class ImageFileDataset(Dataset[Batch]):
+class ImageFileDataset(BatchDataset):
     """Image files, decoded when they are asked for.
 
     Args:
@@ -46,18 +46,12 @@ class ImageFileDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one."""
-        return self.batch([index])
-
     def batch(self, rows: Sequence[int]) -> Batch:
         """Decode a batch in threads; the labels are -1."""
         with ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(self._read, rows)))
         labels = torch.full((len(rows),), -1)
         return Batch(torch.from_numpy(images), labels, torch.as_tensor(rows))
-
-    __getitems__ = batch  # which PyTorch's DataLoader looks for
 
     def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         try:
@@ -119,16 +113,9 @@ class ImageFilesDataModule(LightningDataModule):
         Raises:
             UserError: One of them isn't there, or a folder has no images.
         """
-        paths: list[Path] = []
-        for image in map(Path, self.images):
-            if not image.exists():
-                raise UserError(f"{image}: no such file or folder")
-            found, passed = list_files(image) if image.is_dir() else ([image], [])
-            if passed:
-                rank_zero_info(passed_over(image, passed))
-            if not found:
-                raise no_images(image)
-            paths += found
+        paths, notes = named_images(map(Path, self.images))
+        for note in notes:
+            rank_zero_info(note)
         self.predict_set = ImageFileDataset(paths, self.image_size, self.in_channels, self.normalizer)
 
     def predict_dataloader(self) -> DataLoader[Batch]:

@@ -101,6 +101,30 @@ def no_images(folder: Path) -> UserError:
     return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
 
 
+def named_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Files as they are named, whatever their extensions, and the images in the folders that are named.
+
+    Returns:
+        The files, in the order of the paths; and a line for each folder in which something is passed over.
+
+    Raises:
+        UserError: One of them isn't there, or a folder has no images.
+    """
+    images: list[Path] = []
+    notes = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        found, passed = list_files(path) if path.is_dir() else ([path], [])
+        note = passed_over(path, passed)
+        if note is not None:
+            notes.append(note)
+        if not found:
+            raise no_images(path)
+        images += found
+    return images, notes
+
+
 def decode_image(data: bytes, path: Path, channels: int, side: int | None = None) -> Image.Image:
     """Decode the bytes of an image file, upright, as grey or colour.
 

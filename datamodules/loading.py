@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.dataset import Batch, ImageDataset
+from datamodules.dataset import Batch, BatchDataset
 
 
 class ShardSampler(Sampler[int]):
@@ -76,7 +76,7 @@ class EvenBatchSampler(Sampler[list[int]]):
 
 
 def batches(
-    dataset: ImageDataset,
+    dataset: BatchDataset,
     batch_size: int,
     shuffle_seed: int | None = None,
     rank: int = 0,

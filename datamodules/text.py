@@ -1,6 +1,6 @@
 """File names, and tables of them, for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: str) -> str:
@@ -28,3 +28,9 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return "" if value is None else printable(str(value))
+
+
+def as_text(labels: Iterable[int], class_names: Sequence[str]) -> str:
+    """What labels spell, with a space between signs of more than one character."""
+    between = "" if all(len(name) == 1 for name in class_names) else " "
+    return between.join(class_names[label] for label in labels)

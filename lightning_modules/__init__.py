@@ -1,1 +1,1 @@
-"""What learns: classifiers, their training and what a run leaves behind."""
+"""What learns: networks, their training and what a run leaves behind."""

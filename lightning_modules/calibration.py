@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_calibration_error as torchmetrics_error
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15
@@ -12,7 +13,21 @@ REFUSED = 0.008  # share of the validation images that are taken for none of the
 CALIBRATION = "calibration."  # what the names of its tensors begin with in a classifier's state
 
 
-class Calibration(nn.Module):
+class Temperature(nn.Module):
+    """Temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599); without effect until it is fitted.
+
+    Attributes:
+        temperature: (), float32: what outputs are divided by before softmax.
+    """
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+
+
+class Calibration(Temperature):
     """What turns a trained network's class scores into what is said of an image; without effect until it is fitted.
 
     Attributes:
@@ -21,12 +36,10 @@ class Calibration(nn.Module):
             classes then (Liu et al. 2020, https://arxiv.org/abs/2010.03759); the least number until it is fitted.
     """
 
-    temperature: Tensor
     limit: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("limit", torch.tensor(torch.finfo(torch.float32).min))
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -80,6 +93,11 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """
     classes = probabilities.shape[1]
     return multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1").item()
+
+
+def binary_calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """The same of (N,) confidences, in [0, 1], and whether each was right, (N,), bool."""
+    return torchmetrics_error(confidence, right.long(), n_bins=BINS, norm="l1").item()
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -15,25 +15,27 @@ from datamodules.writing import atomic_write
 from lightning_modules import networks
 from lightning_modules.calibration import CALIBRATION
 from lightning_modules.classifier import Classifier
+from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import WEIGHTS, read_torch_file, read_weights
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Network)
 
 CONFIG = "config.json"  # of an exported folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of one of our classifiers onto the CPU; nothing in it is run.
+    """Read a checkpoint of one of our networks onto the CPU; nothing in it is run.
 
     Raises:
         UserError: There is no such file, it is no whole checkpoint, it holds pickled objects that could run code,
-            or something else than a classifier made it.
+            or something else than a network of ours made it.
     """
     checkpoint = read_torch_file(path)
     needed = {"state_dict", "hyper_parameters", "model_class"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
-        raise UserError(f"{path}: not a checkpoint of a DigitDoodle classifier; `fit` writes those")
+        raise UserError(f"{path}: not a checkpoint of a DigitDoodle network; `fit` writes those")
     if is_ours(checkpoint["model_class"]):
         checkpoint["hyper_parameters"] = with_recipe(checkpoint["hyper_parameters"])
     return checkpoint
@@ -42,21 +44,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
     """Build the classifier that a checkpoint holds, ready to predict.
 
+    Raises:
+        UserError: As ``load_network``.
+    """
+    return load_network(path, Classifier, device)
+
+
+def load_network(path: Path, kind: type[N], device: torch.device | str = "cpu") -> N:
+    """Build the network that a checkpoint, or an exported folder, holds, ready to be used.
+
     Its ``class_names``, ``in_channels`` and ``image_size`` say what it takes and gives.
 
     Raises:
-        UserError: As ``read_checkpoint``; or the class that made it isn't imported; or the weights don't fit it.
+        UserError: As ``read_checkpoint`` and ``read_config``; or the class that made it isn't imported, or is not of
+            that kind; or the weights don't fit it.
     """
-    checkpoint = read_checkpoint(path)
-    model = build(checkpoint, path)
-    model.load_state_dict(checkpoint["state_dict"])
+    described = read_config(path) if path.is_dir() else read_checkpoint(path)
+    model = build(described, path)
+    if not isinstance(model, kind):
+        raise UserError(f"{path}: a {type(model).__name__}, where a {kind.__name__} is expected")
+    model.load_state_dict(read_weights(path / WEIGHTS) if path.is_dir() else described["state_dict"])
     device = torch.device(device)
     model.use_memory_format(device)
     return model.to(device).eval()
 
 
-def save_calibration(path: Path, model: Classifier) -> None:
-    """Put the calibration of a classifier into the checkpoint that its weights are from.
+def save_calibration(path: Path, model: Network) -> None:
+    """Put the calibration of a network into the checkpoint that its weights are from.
 
     Raises:
         UserError: The checkpoint can't be read.
@@ -69,8 +83,8 @@ def save_calibration(path: Path, model: Classifier) -> None:
         torch.save(checkpoint, file)
 
 
-def build(described: dict[str, Any], path: Path) -> Classifier:
-    """Build the classifier that a checkpoint or an export describes, with weights yet to be loaded.
+def build(described: dict[str, Any], path: Path) -> Network:
+    """Build the network that a checkpoint or an export describes, with weights yet to be loaded.
 
     Raises:
         UserError: The class that made it isn't imported.
@@ -78,8 +92,8 @@ def build(described: dict[str, Any], path: Path) -> Classifier:
     hparams = described["hyper_parameters"]
     if "recipe" in hparams:
         hparams = {**hparams, "recipe": Recipe(**hparams["recipe"])}
-    model = known_class(Classifier, described["model_class"], path)(**hparams)
-    if described.get("normalizer") is not None:
+    model = known_class(Network, described["model_class"], path)(**hparams)
+    if isinstance(model, Classifier) and described.get("normalizer") is not None:
         model.normalizer = DigitNormalizer.from_dict(described["normalizer"])
     return model
 
@@ -143,7 +157,5 @@ def load_export(folder: Path) -> Classifier:
     Raises:
         UserError: It is not an exported folder, or a damaged one.
     """
-    config = read_config(folder)
-    model = build(config, folder)
-    model.load_state_dict(read_weights(folder / WEIGHTS))
-    return model.eval()
+    read_config(folder)  # a folder that isn't there is not taken for a checkpoint
+    return load_network(folder, Classifier)

@@ -1,43 +1,19 @@
-"""What all classifiers share: loss, metrics, optimiser and schedule, and the contract with the data."""
+"""What all classifiers share: class scores from pooled features, their loss and metrics."""
 
-import inspect
-import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from lightning import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
-from datamodules.base import ImageDataModule, run_seed
-from datamodules.dataset import OUTLIER, Batch, as_batch
+from datamodules.base import ImageDataModule
+from datamodules.dataset import OUTLIER
 from datamodules.errors import UserError
-from datamodules.imports import class_path
 from datamodules.normalizer import DigitNormalizer
-from lightning_modules.calibration import CALIBRATION, Calibration, with_calibration
-from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
+from lightning_modules.calibration import Calibration
+from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
-from lightning_modules.weights import first_mismatch
-
-# What an optimiser and its schedule go on with when a run is resumed, whatever the new run says.
-KEPT = ("optimizer", "schedule", "learning_rate", "backbone_learning_rate", "weight_decay")
-
-
-def flat_recipe(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters with those of the recipe among them."""
-    return {**hparams, **hparams.get("recipe", {})}
-
-
-class DivergedError(UserError):
-    """The loss or the weights are no longer finite."""
 
 
 class ClassAccuracy(MulticlassStatScores):
@@ -49,7 +25,7 @@ class ClassAccuracy(MulticlassStatScores):
         return scores[:, 0] / scores[:, 4]
 
 
-class Classifier(LightningModule):
+class Classifier(Network):
     """An image classifier: a subclass gives ``forward_pooled`` and ``forward_head``.
 
     What a subclass is constructed with is kept as its hyper-parameters: a checkpoint says how to build it again.
@@ -65,6 +41,8 @@ class Classifier(LightningModule):
         UserError: There are fewer than two classes.
     """
 
+    calibration: Calibration
+
     def __init__(
         self,
         class_names: list[str],
@@ -72,20 +50,9 @@ class Classifier(LightningModule):
         image_size: int,
         recipe: Recipe = Recipe(),
     ) -> None:
-        super().__init__()
+        super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
         if len(class_names) < 2:
             raise UserError(f"a classifier needs at least two classes, got {class_names}")
-        self.recipe = recipe
-        self.optimizer_init: dict[str, Any] | None = None  # chosen on the command line, in place of the recipe's
-        self.save_hyperparameters(logger=False)
-        taken = inspect.signature(type(self)).parameters
-        for name in self.hparams.keys() - taken.keys():
-            del self.hparams[name]
-        if "recipe" in self.hparams:
-            self.hparams["recipe"] = asdict(recipe)
-        self.class_names = list(class_names)
-        self.in_channels = in_channels
-        self.image_size = image_size
         self.normalizer: DigitNormalizer | None = None  # how the digits of the training images lie; found by `fit`
         self.calibration = Calibration()
         accuracy = MulticlassAccuracy(len(class_names), average="micro", ignore_index=OUTLIER)
@@ -127,258 +94,33 @@ class Classifier(LightningModule):
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, K), float32: class probabilities, calibrated by temperature."""
         return self.calibration.probabilities(self(images))
 
-    def use_memory_format(self, device: torch.device) -> None:
-        """Lay the weights out as is fastest on a device, or as the recipe says, and memory too."""
-        if device.type == "cpu":
-            keep_freed_memory()
-        self.to(memory_format=self.recipe.memory_format(fastest_memory_format(device)))
-
-    def setup(self, stage: str) -> None:
-        """Lay the weights out for the device at hand."""
-        self.use_memory_format(self.trainer.strategy.root_device)
-
-    def on_fit_start(self) -> None:
-        """Let no run begin whose checkpoints couldn't be read; learn how digits lie in the images.
-
-        Raises:
-            UserError: A constructor's argument is not a plain value.
-        """
-        for name, value in self.hparams.items():
-            if not _is_plain(value):
-                raise UserError(
-                    f"{type(self).__name__}: the argument {name} is a {type(value).__name__}; a checkpoint keeps plain "
-                    "values alone (text, numbers, lists and dictionaries of them)"
-                )
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule):
-            self.normalizer = data.fit_normalizer()
-
-    def on_train_epoch_start(self) -> None:
-        """Start each epoch from its own random state, so that a resumed run goes on as the uninterrupted one."""
-        state = np.random.SeedSequence([run_seed(), self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What is trained on: mean cross-entropy of (B, K) logits and (B,) labels, with label smoothing.
 
         Images that show none of the classes are to have all probabilities alike, as if their label were smoothed
         altogether (outlier exposure; Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606).
         """
-        return _cross_entropy(logits, labels, self.recipe.label_smoothing)
+        return _cross_entropy(outputs, labels, self.recipe.label_smoothing)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch; logs loss and accuracy as seen in training, augmented.
+    def reported_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy without label smoothing."""
+        return _cross_entropy(outputs, labels)
 
-        Raises:
-            DivergedError: The loss is not finite.
-        """
-        batch = as_batch(batch)
-        logits = self(batch.images)
-        loss = self.loss(logits, batch.labels)
-        if not torch.isfinite(loss):
-            raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
-        self.train_metrics(logits, batch.labels)
-        reported = _cross_entropy(logits.detach(), batch.labels)
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
-        self.log("train_loss", reported, sync_dist=True, **options)
-        self.log_dict(self.train_metrics, prog_bar=True, **options)
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Let no checkpoint be written of a network that has diverged.
+    def on_fit_start(self) -> None:
+        """Learn how digits lie in the images.
 
         Raises:
-            DivergedError: The validation loss or a weight is not finite.
+            UserError: As for every network.
         """
-        val_loss = self.trainer.callback_metrics.get("val_loss")
-        if val_loss is not None and not torch.isfinite(val_loss):
-            raise self._diverged(f"the validation loss is {val_loss.item()} after the last step")
-        if not all(parameter.isfinite().all() for parameter in self.parameters()):
-            raise self._diverged("a weight is not finite after the last step")
-
-    def _diverged(self, what: str) -> DivergedError:
-        return DivergedError(
-            f"training has diverged: {what} of epoch {self.current_epoch + 1}; checkpoints are kept of the epochs "
-            f"before. Lower --model.recipe.learning_rate ({self.recipe.learning_rate:g}), or clip the gradients with "
-            "--trainer.gradient_clip_val"
-        )
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch of the validation set."""
-        self._score("val", self.val_metrics, batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch of the test set, also class by class."""
-        self._score("test", self.test_metrics, batch)
-
-    def _score(self, subset: str, metrics: MetricCollection, batch: Batch) -> None:
-        batch = as_batch(batch)
-        with self.scoring():
-            logits = self(batch.images)
-            losses = {
-                f"{subset}_loss": _cross_entropy(logits, batch.labels),
-                f"{subset}_objective": self.loss(logits, batch.labels),
-            }
-        metrics.update(logits, batch.labels)
-        self.log_dict(losses, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation accuracy, over all processes."""
-        self._log_metrics(self.val_metrics, prog_bar=True)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test accuracy, over all processes, also class by class."""
-        self._log_metrics(self.test_metrics, prog_bar=False)
-
-    def _log_metrics(self, metrics: MetricCollection, prog_bar: bool) -> None:
-        # By hand, since Lightning (2.6) can't log a collection with a classwise metric in it.
-        self.log_dict(metrics.compute(), prog_bar=prog_bar, sync_dist=True)
-        metrics.reset()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Indices (B,) and class scores (B, K), float32, of a batch."""
-        with self.scoring():
-            return batch.indices, self(batch.images).float()
-
-    def scoring(self) -> AbstractContextManager[None]:
-        """The precision to score in: full in a run that trains; else the Trainer's, which is full by default."""
-        if self.trainer.state.fn == TrainerFn.FITTING or self.trainer.precision == "32-true":
-            return full_precision(self.device)
-        return nullcontext()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser and, unless the learning rate is constant, its schedule.
-
-        Raises:
-            UserError: There is nothing to train, or a one-cycle schedule of a run without an end.
-        """
-        steps = self.planned_steps()
-        # Fused is faster, but Lightning can't clip the gradients of a fused optimiser in mixed precision.
-        fused = not self.trainer.gradient_clip_val
-        optimizer = self.recipe.build_optimizer(self.parameter_groups(), fused)
-        schedule = self.recipe.build_schedule(optimizer, steps)
-        if schedule is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def planned_steps(self) -> int:
-        """Optimiser steps of the whole run; 0 where the learning rate is constant and the run has no end.
-
-        Raises:
-            UserError: There are none, or a one-cycle schedule can't know how many there will be.
-        """
-        steps = 0 if self.trainer.limit_train_batches == 0 else self.trainer.estimated_stepping_batches
-        if steps in (0, -1, math.inf):
-            if steps == 0:
-                raise UserError("there is nothing to train: --trainer.limit_train_batches or max_steps leaves no step")
-            if self.recipe.schedule == "one_cycle":
-                raise UserError(
-                    "a one-cycle schedule follows from the length of the run, which has no end: give "
-                    "--trainer.max_epochs N, which --trainer.max_time may cut short, or --model.recipe.schedule "
-                    "constant"
-                )
-            return 0
-        return int(steps)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser: those that decay, and those that don't."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [
-            {
-                "params": [parameter for parameter in trained if parameter.ndim > 1],
-                "lr": self.recipe.learning_rate,
-                "weight_decay": self.recipe.weight_decay,
-            },
-            {
-                "params": [parameter for parameter in trained if parameter.ndim <= 1],
-                "lr": self.recipe.learning_rate,
-                "weight_decay": 0.0,
-            },
-        ]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights.
-
-        Raises:
-            UserError: They are those of another network.
-        """
-        try:
-            return super().load_state_dict(with_calibration(state_dict, self.state_dict()), strict, assign)
-        except RuntimeError as error:
-            raise UserError(f"the weights don't fit this {type(self).__name__}: {first_mismatch(error)}") from error
-
-    def start_from(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Load the weights to start from; where they tell other classes apart, the head stays new, and that is said.
-
-        Args:
-            state: A state dict of this network.
-            source: Where it comes from, for what is said.
-
-        Raises:
-            UserError: They are those of another network.
-        """
-        own = self.state_dict()
-        kept = {name: value for name, value in with_calibration(state, own).items() if not name.startswith(CALIBRATION)}
-        if any(name.startswith("head.") and own[name].shape != kept[name].shape for name in own.keys() & kept.keys()):
-            rank_zero_info(f"{source}: the weights tell other classes apart; those of the head are new.")
-            kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
-        heads = {name: value for name, value in own.items() if name.startswith(("head.", CALIBRATION))}
-        try:
-            super().load_state_dict({**heads, **kept})
-        except RuntimeError as error:
-            raise UserError(f"{source}: not the weights of a {type(self).__name__}: {first_mismatch(error)}") from error
+        super().on_fit_start()
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageDataModule):
+            self.normalizer = data.fit_normalizer()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which classes made the checkpoint, so that it can be read without a config."""
-        checkpoint["model_class"] = class_path(type(self))
-        checkpoint["hyper_parameters"] = dict(self.hparams)
-        if "weights" in self.hparams:  # those to start from are those in the checkpoint now
-            checkpoint["hyper_parameters"]["weights"] = None
+        """Keep how digits lie in the images, too."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["normalizer"] = None if self.normalizer is None else self.normalizer.to_dict()
-        if self.optimizer_init is not None:
-            checkpoint["optimizer_init"] = self.optimizer_init
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            checkpoint["data_class"] = class_path(type(datamodule))
-            checkpoint.pop(datamodule.CHECKPOINT_HYPER_PARAMS_KEY, None)  # Lightning's own copy, plain or not
-            if _is_plain(dict(datamodule.hparams)):
-                checkpoint["data_hparams"] = dict(datamodule.hparams)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint tells the same classes apart as the data have.
-
-        Raises:
-            UserError: It doesn't; or a run is resumed with another optimiser, learning rate or schedule.
-        """
-        trained = checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names)
-        if trained != self.class_names:
-            raise UserError(
-                f"the checkpoint was trained on the classes {', '.join(trained)}, "
-                f"but the data have {', '.join(self.class_names)}"
-            )
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            if checkpoint.get("optimizer_init") != self.optimizer_init:
-                raise UserError(
-                    f"the checkpoint was trained with {_options(checkpoint.get('optimizer_init'))}, by which a resumed "
-                    f"run goes on, but this run has {_options(self.optimizer_init)}: give the same, or start a new run"
-                )
-            before, now = (flat_recipe(hparams) for hparams in (checkpoint["hyper_parameters"], self.hparams))
-            for name in KEPT if self.optimizer_init is None else ():
-                if before.get(name) != now.get(name):
-                    raise UserError(
-                        f"the checkpoint was trained with {name} {before.get(name)}, by which a resumed run goes on, "
-                        f"but this run has {now.get(name)}: give the same one, or start a new run"
-                    )
-            planned = [state["total_steps"] for state in checkpoint["lr_schedulers"] if "total_steps" in state]
-            if self.optimizer_init is not None:
-                return
-            steps = self.planned_steps()
-            if self.recipe.schedule == "one_cycle" and planned != [steps]:
-                raise UserError(
-                    f"the checkpoint is on the way along a one-cycle schedule of {planned[0] if planned else 0} "
-                    f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "
-                    "or start a new run"
-                )
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -389,19 +131,3 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Te
     smoothed = torch.where(labels == OUTLIER, 1.0, smoothing)
     own = scores.gather(1, labels.clamp_min(0)[:, None])[:, 0]
     return -((1 - smoothed) * own + smoothed * scores.mean(dim=1)).mean()
-
-
-def _options(optimizer_init: dict[str, Any] | None) -> str:
-    """An optimiser and schedule as they are given on the command line."""
-    if optimizer_init is None:
-        return "the recipe's optimiser"
-    return " ".join(f"--{name} {init}" for name, init in optimizer_init.items())
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a checkpoint that is read without running anything may hold a value."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (str, int, float, bool)

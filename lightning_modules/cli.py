@@ -32,10 +32,10 @@ from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import known_class
-from lightning_modules.classifier import Classifier
 from lightning_modules.commands.predict import plot_predictions, predict_files, write_predictions
 from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.hardware import fastest_precision
+from lightning_modules.network import Network
 from lightning_modules.run import Run
 from lightning_modules.summary import describe
 from lightning_modules.weights import WEIGHTS, read_weights
@@ -67,7 +67,7 @@ for name in datamodules.__all__:  # to be found by name on the command line
 
 
 class DigitDoodleCLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` for any of our classifiers on any of our datamodules.
+    """``fit``, ``validate``, ``test`` and ``predict`` for any of our networks on any of our datamodules.
 
     The network is built from the data: their class names, channels and size are linked to it. A checkpoint carries
     the hyper-parameters of both, which stand in for a config that isn't given. Results go to stdout, everything
@@ -78,7 +78,7 @@ class DigitDoodleCLI(LightningCLI):
         self.run: Run | None = None
         self.report: RunReport | None = None
         super().__init__(
-            Classifier,
+            Network,
             None,
             trainer_defaults={
                 "max_epochs": 20,
@@ -337,7 +337,7 @@ def check_optimizer(config: Any) -> None:
     recipe = config.model.get("init_args", {}).get("recipe")
     if recipe is None:
         return
-    network = known_class(Classifier, config.model.class_path, Path("--model"))
+    network = known_class(Network, config.model.class_path, Path("--model"))
     default = inspect.signature(network).parameters["recipe"].default
     for name in ("optimizer", "schedule", "learning_rate", "weight_decay"):
         if recipe[name] != getattr(default, name):

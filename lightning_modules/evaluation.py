@@ -11,6 +11,7 @@ from tqdm import tqdm
 from datamodules.dataset import ImageDataset, as_batch
 from datamodules.errors import UserError
 from datamodules.loading import batches
+from lightning_modules.calibration import expected_calibration_error
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import full_precision
 
@@ -38,6 +39,12 @@ class Predictions:
     def accuracy(self) -> float:
         """Share of the images that are classified right, in [0, 1]."""
         return (self.predicted == self.labels).float().mean().item()
+
+    @property
+    def calibration_errors(self) -> tuple[float, float]:
+        """Expected calibration error before and after temperature scaling."""
+        before = expected_calibration_error(self.logits.softmax(dim=1), self.labels)
+        return before, expected_calibration_error(self.probabilities, self.labels)
 
     @property
     def confusion(self) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_modules.arguments import as_yaml
 from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
 from lightning_modules.embedded import EMBEDDED
+from lightning_modules.network import Network
 from lightning_modules.networks import CustomCNN
 from lightning_modules.run import Run
 
@@ -61,7 +62,9 @@ def with_first_configs(args: list[str]) -> list[str]:
 
 def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, data_named: bool) -> dict[str, Any]:
     hparams = checkpoint["hyper_parameters"]
-    known_class(Classifier, checkpoint["model_class"], path)
+    network = known_class(Network, checkpoint["model_class"], path)
+    if subcommand == "predict" and not issubclass(network, Classifier):
+        raise UserError(f"{path}: a {network.__name__}, for the command `read`, which has the same --ckpt_path")
     contract = {name: hparams[name] for name in CONTRACT}
     own = {name: value for name, value in hparams.items() if name not in CONTRACT}
     config = {"model": {"class_path": checkpoint["model_class"], "init_args": own}}

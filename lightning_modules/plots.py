@@ -1,15 +1,21 @@
 """The pictures of a run; each function returns a figure and shows nothing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from datamodules.dataset import ImageDataset
-from datamodules.text import short_name
+from datamodules.dataset import Batch, ImageDataset
+from datamodules.strings import Lines
+from datamodules.text import as_text, short_name
+from lightning_modules.ctc import as_lists
 from lightning_modules.evaluation import Predictions
+from lightning_modules.reading import Number, Readings
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
 
@@ -108,6 +114,69 @@ def plot_augmentation(images: Tensor, augmented: Tensor) -> Figure:
     pairs = zip(_rows(images), _rows(augmented), strict=True)
     figure = _grid([row for pair in pairs for row in pair])
     figure.suptitle("Training images, and under each what augmentation makes of it")
+    return figure
+
+
+def plot_lines(batch: Batch, class_names: list[str]) -> Figure:
+    """Lines as training sees them, each with its text."""
+    figure = _columns(batch.images.numpy())
+    for axes, text in zip(figure.axes, as_lists(batch.labels), strict=True):
+        axes.set_title(short_name(as_text(text, class_names), 30), fontsize=9, parse_math=False)
+    figure.suptitle("Training lines, as the first epoch sees them")
+    return figure
+
+
+def plot_misread(lines: Lines, readings: Readings, class_names: list[str], most: int = 24) -> Figure:
+    """The most confident wrong readings, with what is written, what was read and the files.
+
+    Args:
+        lines: The validation lines.
+        readings: What is read on them.
+        class_names: The signs.
+        most: Show no more than this many.
+    """
+    wrong = (~readings.right).nonzero().flatten()
+    worst = wrong[readings.confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
+    figure = _columns(lines.batch(worst).images.numpy())
+    for axes, row in zip(figure.axes, worst, strict=True):
+        text, read = (as_text(part[row], class_names) for part in (readings.texts, readings.read))
+        title = f"{text} read as {read or 'nothing'} ({readings.confidence[row]:.0%})"
+        axes.set_title(f"{title}\n{short_name(lines.names[row], 40)}", fontsize=7, parse_math=False)
+    shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
+    figure.suptitle(f"Read wrong: {len(wrong)} of {len(lines)} validation lines{shown}")
+    return figure
+
+
+def mark_numbers(picture: Image.Image, numbers: Sequence[Number]) -> Image.Image:
+    """A picture with a box around each number that was read and its text above; red where it is doubtful.
+
+    Args:
+        picture: Of mode ``RGB``.
+        numbers: What was read on it.
+    """
+    marked = picture.copy()
+    brush = ImageDraw.Draw(marked)
+    size = max(12, round(max(picture.size) / 45))
+    font = ImageFont.load_default(size)
+    for number in numbers:
+        left, top, right, bottom = number.box
+        colour, text = ("#c62828", f"{number.text}?") if number.doubtful else ("#1b7d2b", number.text)
+        brush.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 10))
+        low = max(top, size + 4)
+        behind = brush.textbbox((left, low), text, font=font, anchor="lb")
+        brush.rectangle((behind[0] - 2, behind[1] - 2, behind[2] + 2, behind[3] + 2), fill=colour)
+        brush.text((left, low), text, font=font, fill="white", anchor="lb")
+    return marked
+
+
+def _columns(lines: npt.NDArray[np.generic], columns: int = 3) -> Figure:
+    """(N, 1, H, W), uint8 or float in [0, 1]: lines side by side."""
+    rows = max(-(-len(lines) // columns), 1)
+    figure = Figure(figsize=(3.2 * columns, 1.05 * rows + 0.4), layout="constrained")
+    for place, line in enumerate(lines):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(line[0], cmap="gray", vmin=0, vmax=255 if line.dtype == np.uint8 else 1)
+        axes.set_axis_off()
     return figure
 
 

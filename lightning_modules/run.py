@@ -10,15 +10,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
+from lightning import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.errors import UserError, reason
 from datamodules.splits import VAL, read_rows
+from datamodules.strings import StringsDataModule
 from lightning_modules.checkpoint import known_class, read_checkpoint
 
-FOLDERS = ("root", "val_root", "test_root", "cache_dir")  # arguments of a datamodule that may be relative paths
+# Arguments of a datamodule that may be relative paths.
+FOLDERS = ("root", "val_root", "test_root", "cache_dir", "strings", "test_strings")
 
 
 class Run:
@@ -115,7 +118,7 @@ class Run:
         """The validation images, with their labels."""
         return frozenset((name, label) for name, (label, subset) in read_rows(self.split).items() if subset == VAL)
 
-    def load_data(self, root: Path | None = None) -> ImageDataModule:
+    def load_data(self, root: Path | None = None) -> ImageDataModule | StringsDataModule:
         """The data that the run was trained on, with its split.
 
         Args:
@@ -133,17 +136,26 @@ class Run:
             if "root" not in hparams:
                 raise UserError(f"--data.root {root}: {checkpoint['data_class']} has no root; leave the option out")
             hparams["root"] = str(root)
-        for name in FOLDERS:
-            if hparams.get(name) is not None and not Path(hparams[name]).exists():
-                there = self._started_in() / hparams[name]
-                hparams[name] = str(there) if there.exists() else hparams[name]
-        if hparams.get("augmentation") is not None:
-            hparams["augmentation"] = self._build_augmentation(hparams["augmentation"])
-        data = known_class(ImageDataModule, checkpoint["data_class"], self.best)(**hparams)
-        data.split_file = str(self.split)
+        data = self._build_data(checkpoint["data_class"], hparams)
+        if isinstance(data, ImageDataModule):
+            data.split_file = str(self.split)
         data.prepare_data()
         data.setup("fit")
         return data
+
+    def _build_data(self, name: str, hparams: dict[str, Any]) -> ImageDataModule | StringsDataModule:
+        for folder in FOLDERS:
+            if hparams.get(folder) is not None and not Path(hparams[folder]).exists():
+                there = self._started_in() / hparams[folder]
+                hparams[folder] = str(there) if there.exists() else hparams[folder]
+        if hparams.get("augmentation") is not None:
+            hparams["augmentation"] = self._build_augmentation(hparams["augmentation"])
+        if hparams.get("digits") is not None:
+            hparams["digits"] = self._build_data(hparams["digits"]["class_path"], dict(hparams["digits"]["init_args"]))
+        cls = known_class(LightningDataModule, name, self.best)
+        if not issubclass(cls, ImageDataModule | StringsDataModule):
+            raise UserError(f"{self.best}: trained on {name}, whose images can't be loaded again")
+        return cls(**hparams)
 
     def _build_augmentation(self, described: dict[str, Any]) -> BaseAugmentation:
         if "class_path" not in described:  # as it was when there was one augmentation

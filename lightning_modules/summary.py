@@ -5,30 +5,31 @@ from importlib.metadata import version
 from typing import Any
 
 from datamodules.text import as_table
-from lightning_modules.evaluation import Predictions
 
 
-def summarise(
-    epochs: list[dict[str, float]], best_epoch: int, predictions: Predictions, class_names: list[str]
-) -> dict[str, Any]:
+def summarise(epochs: list[dict[str, float]], best_epoch: int, right: int, count: int) -> dict[str, Any]:
     """The result of a run in figures, and the history of its epochs.
 
     ``stop_epoch`` is where training could have stopped: the first epoch whose validation accuracy is within one
     standard error of the best (the one-standard-error rule of Breiman et al. 1984, Classification and Regression
     Trees); what came after it can't be told from chance on this validation set.
+
+    Args:
+        epochs: For each epoch its number, from 1, and its metrics.
+        best_epoch: Of the best checkpoint.
+        right: Validation images that it has right.
+        count: Validation images.
     """
-    accuracy, count = predictions.accuracy, len(predictions.labels)
+    accuracy = right / count
     standard_error = (accuracy * (1 - accuracy) / count) ** 0.5
     enough = [int(row["epoch"]) for row in epochs if row["val_accuracy"] >= accuracy - standard_error]
-    per_class = predictions.confusion.diag() / predictions.confusion.sum(dim=1)
     return {
         "val_accuracy": accuracy,
         "best_epoch": best_epoch,
         "stop_epoch": min([best_epoch, *enough]),
         "epochs": int(epochs[-1]["epoch"]),
         "val_images": count,
-        "val_mistakes": int((predictions.predicted != predictions.labels).sum()),
-        "val_accuracy_per_class": dict(zip(class_names, per_class.tolist(), strict=True)),
+        "val_mistakes": count - right,
         "history": epochs,
     }
 

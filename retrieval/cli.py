@@ -12,7 +12,7 @@ from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output, write_csv
-from lightning_modules.embedded import EMBEDDED
+from lightning_modules.embedded import EMBEDDED, READER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         default=EMBEDDED,
         metavar="CKPT",
         help="a classifier of `python -m lightning_modules` to draw for (default: the digits' that comes with this)",
+    )
+    serve.add_argument(
+        "--reader", type=Path, default=READER, metavar="CKPT", help="a reader of numbers (default: comes with this)"
     )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
@@ -342,6 +345,8 @@ def _serve(options: argparse.Namespace) -> None:
         import limits  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"serve needs {error.name}: pip install 'digitdoodle[app]'") from error
+    from lightning_modules.checkpoint import load_network
+    from lightning_modules.networks.line_reader import LineReader
     from retrieval.app.batching import BatchingEncoder
     from retrieval.app.page import build_page, find_samples
     from retrieval.app.recognition import Recogniser
@@ -360,7 +365,7 @@ def _serve(options: argparse.Namespace) -> None:
         recogniser = Recogniser(options.checkpoint)
         shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
-        page = build_page(shared, recogniser, samples)
+        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader))
         show = is_loopback(options.host) and sys.stdout.isatty()
         address = serve(page, options.host, options.port, users, show)
         print(f"serving {printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)

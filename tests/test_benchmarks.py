@@ -8,7 +8,7 @@ from benchmarks.__main__ import main
 
 
 @pytest.mark.parametrize(
-    "name", ["training", "goal", "finetuning", "precision", "data", "handwriting", "retrieval", "startup"]
+    "name", ["training", "goal", "finetuning", "precision", "data", "handwriting", "reading", "retrieval", "startup"]
 )
 def test_a_benchmark_runs(name, tmp_path, capsys):
     assert main([name, "--smoke", "--threads", "1", "--json", str(tmp_path / "figures.json")]) == 0

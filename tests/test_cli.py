@@ -672,7 +672,7 @@ def test_a_checkpoint_that_is_none_is_refused(workplace, capsys):
     assert "text.ckpt: not written by torch.save" in fail(capsys, "test", "--ckpt_path", "text.ckpt")
     assert "is a directory" in fail(capsys, "test", "--ckpt_path", "digits")
     torch.save({"weights": torch.zeros(3)}, "other.ckpt")
-    assert "not a checkpoint of a DigitDoodle classifier" in fail(capsys, "test", "--ckpt_path", "other.ckpt")
+    assert "not a checkpoint of a DigitDoodle network" in fail(capsys, "test", "--ckpt_path", "other.ckpt")
 
 
 def test_a_truncated_checkpoint_is_refused(trained, capsys):

@@ -12,20 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.base import ImageDataModule
-from datamodules.dataset import gather
 from datamodules.errors import UserError
 from datamodules.figures import save_figure
+from datamodules.strings import StringsDataModule
 from datamodules.writing import atomic_write
+from lightning_modules.assessment import assess
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
-from lightning_modules.checkpoint import load_classifier, read_checkpoint, save_calibration
-from lightning_modules.classifier import Classifier, DivergedError
-from lightning_modules.evaluation import calibrate
-from lightning_modules.plots import (
-    plot_accuracy,
-    plot_augmentation,
-    plot_confusion_matrix,
-    plot_mistakes,
-)
+from lightning_modules.checkpoint import load_network, read_checkpoint, save_calibration
+from lightning_modules.network import DivergedError, Network
+from lightning_modules.plots import plot_accuracy, plot_augmentation, plot_lines
 from lightning_modules.run import Run
 from lightning_modules.summary import summarise, versions
 
@@ -80,7 +75,11 @@ class RunReport(Callback):
         assert data.train_set is not None
         shown = data.train_set.batch(range(min(24, len(data.train_set))))
         augmented = data.augment(shown, epoch=0)
-        save_figure(plot_augmentation(shown.images, augmented.images), self.run.folder / "augmentation.png")
+        if isinstance(data, StringsDataModule):
+            figure = plot_lines(augmented, data.class_names)
+        else:
+            figure = plot_augmentation(shown.images, augmented.images)
+        save_figure(figure, self.run.folder / "augmentation.png")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -129,16 +128,16 @@ class RunReport(Callback):
     def _write(self, trainer: Trainer, model: LightningModule) -> None:
         data: LightningDataModule | None = getattr(trainer, "datamodule", None)
         best = _best_checkpoint(trainer)
-        if not (trainer.is_global_zero and self._epochs and best and data and isinstance(model, Classifier)):
+        if not (trainer.is_global_zero and self._epochs and best and data and isinstance(model, Network)):
             return
         seconds, self._started = self._elapsed(), 0.0
         # As whoever loads the checkpoint will score it, not in the precision that it was trained in.
-        scored = load_classifier(best, model.device)
-        images = data.val_set if isinstance(data, ImageDataModule) else None
-        predictions = calibrate(scored, images or data.val_dataloader())
+        scored = load_network(best, Network, model.device)
+        found = assess(scored, data)
         save_calibration(best, scored)
         best_epoch = read_checkpoint(best)["epoch"] + 1
-        self.summary = summarise(self._epochs, best_epoch, predictions, model.class_names) | {
+        self.summary = summarise(self._epochs, best_epoch, found.right, found.count) | {
+            **found.more,
             "seconds": round(seconds, 2),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "model": type(model).__name__,
@@ -152,18 +151,14 @@ class RunReport(Callback):
         # Before the pictures: none of them is worth the result.
         with atomic_write(self.run.summary_file, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.summary, indent=2) + "\n")
-        figures = {
-            "accuracy": plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"]),
-            "confusion_matrix": plot_confusion_matrix(predictions, model.class_names),
-            "mistakes": plot_mistakes(images or gather(data.val_dataloader()), predictions, model.class_names),
-        }
-        for name, figure in figures.items():
+        accuracy = plot_accuracy(self._epochs, self.summary["best_epoch"], self.summary["val_accuracy"])
+        for name, figure in {"accuracy": accuracy, **found.figures}.items():
             save_figure(figure, self.run.folder / f"{name}.png")
 
 
-def _datamodule(trainer: Trainer) -> ImageDataModule | None:
+def _datamodule(trainer: Trainer) -> ImageDataModule | StringsDataModule | None:
     datamodule = getattr(trainer, "datamodule", None)
-    return datamodule if isinstance(datamodule, ImageDataModule) else None
+    return datamodule if isinstance(datamodule, ImageDataModule | StringsDataModule) else None
 
 
 def _best_checkpoint(trainer: Trainer) -> Path | None:

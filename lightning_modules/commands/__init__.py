@@ -6,6 +6,7 @@ from importlib import import_module
 COMMANDS = {
     "compare": "lightning_modules.commands.compare",
     "export": "lightning_modules.commands.export",
+    "read": "lightning_modules.commands.read",
 }
 
 

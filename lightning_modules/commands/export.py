@@ -13,21 +13,19 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from datamodules.base import ImageDataModule
 from datamodules.commands import add_import_option, run_command
-from datamodules.dataset import ImageDataset
+from datamodules.dataset import BatchDataset, ImageDataset
 from datamodules.errors import UserError
 from datamodules.loading import batches
-from lightning_modules.calibration import expected_calibration_error
-from lightning_modules.checkpoint import (
-    CONFIG,
-    load_classifier,
-    load_export,
-    read_checkpoint,
-    read_config,
-)
+from datamodules.strings import Lines, StringsDataModule
+from lightning_modules.checkpoint import CONFIG, load_network, read_checkpoint, read_config
 from lightning_modules.classifier import Classifier
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.model_card import write_model_card
+from lightning_modules.network import Network
+from lightning_modules.networks.line_reader import LineReader
+from lightning_modules.reading import Readings, read_dataset
 from lightning_modules.run import Run
 from lightning_modules.weights import WEIGHTS
 
@@ -37,26 +35,27 @@ FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
 
 
 class Probabilities(nn.Module):
-    """Raw pixels to class probabilities: preprocessing, network, temperature, softmax.
+    """Raw pixels to probabilities: preprocessing, network, temperature, softmax.
 
     Args:
-        classifier: The classifier.
+        network: The network.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S), uint8 -> (B, K), float32."""
-        return self.classifier.probabilities(images)
+        """(B, C, H, W), uint8 -> (B, K) of a classifier, (B, T, K + 1) of a reader, float32."""
+        return self.network.probabilities(images)
 
 
 def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool = False) -> dict[str, float]:
     """Export a run's best checkpoint and check every exported form against the network itself.
 
     Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
-    ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities.
+    ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities;
+    those of a reader take (B, 1, 32, 160) and give (B, 40, K + 1), of the blank and of each sign in each column.
 
     Args:
         run: The run.
@@ -77,21 +76,13 @@ def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool 
         if find_spec(package) is None:
             raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
     summary = run.summary
-    model = load_classifier(run.best)
+    model = load_network(run.best, Network)
     data = run.load_data(root)
-    dataset = data.val_set
-    assert dataset is not None
     try:
-        expected = evaluate(model, dataset)
+        expected = score(model, data)
     except UserError as error:
         raise UserError(f"{run.best}: {error}") from error
-    labels = torch.from_numpy(dataset.labels)
-    calibration = {
-        "temperature": model.calibration.temperature.item(),
-        "expected_calibration_error_before": expected_calibration_error(expected.logits.softmax(dim=1), labels),
-        "expected_calibration_error": expected_calibration_error(expected.probabilities, labels),
-    }
-    config = describe(run.best, model, calibration)
+    config = describe(run.best, model, data, expected)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
         new = Path(aside) / folder.name
@@ -99,44 +90,60 @@ def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool 
         described = {key: json.dumps(config[key]) for key in ("class_names", "input", "temperature")}
         forms = write_weights(model, config, described, new)
         if not weights_only:
-            forms |= write_programs(model, described, new)
-        differences = {name: largest_difference(form, dataset, expected) for name, form in forms.items()}
-        write_model_card(new / CARD, folder.resolve().name, config, summary, expected, dataset, differences)
+            forms |= write_programs(model, config["input"]["shape"][1:], described, new)
+        assert data.val_set is not None
+        differences = {name: largest_difference(form, data.val_set, expected) for name, form in forms.items()}
+        write_model_card(new / CARD, folder.resolve().name, config, summary, expected, data, differences)
         if folder.exists():
             folder.rename(Path(aside) / "replaced")
         new.rename(folder)
     return differences
 
 
-def describe(checkpoint: Path, model: Classifier, calibration: dict[str, float]) -> dict[str, Any]:
+def score(model: Network, data: ImageDataModule | StringsDataModule) -> Predictions | Readings:
+    """What a network says of the validation images that it was trained with."""
+    if isinstance(model, LineReader):
+        assert isinstance(data.val_set, Lines)
+        return read_dataset(model, data.val_set)
+    assert isinstance(model, Classifier)
+    assert isinstance(data.val_set, ImageDataset)
+    return evaluate(model, data.val_set)
+
+
+def describe(
+    checkpoint: Path, model: Network, data: ImageDataModule | StringsDataModule, scored: Predictions | Readings
+) -> dict[str, Any]:
     """What ``config.json`` holds: enough to build the network again, and to feed it."""
     read = read_checkpoint(checkpoint)
+    assert data.val_set is not None
+    shape = data.val_set.batch([0]).images.shape
+    before, after = scored.calibration_errors
     return {
         "model_class": read["model_class"],
         "hyper_parameters": read["hyper_parameters"],
         "data_class": read["data_class"],
         "data_hparams": read["data_hparams"],
         "class_names": model.class_names,
-        "normalizer": None if model.normalizer is None else model.normalizer.to_dict(),
-        "input": {"dtype": "uint8", "shape": ["batch", model.in_channels, model.image_size, model.image_size]},
-        **calibration,
+        "normalizer": read.get("normalizer"),
+        "input": {"dtype": "uint8", "shape": ["batch", *shape[1:]]},
+        "temperature": model.calibration.temperature.item(),
+        "expected_calibration_error_before": before,
+        "expected_calibration_error": after,
     }
 
 
-def write_weights(
-    model: Classifier, config: dict[str, Any], described: dict[str, str], folder: Path
-) -> dict[str, Form]:
+def write_weights(model: Network, config: dict[str, Any], described: dict[str, str], folder: Path) -> dict[str, Form]:
     """Write the weights and ``config.json``; returns the network that is built from them."""
     model.to(memory_format=torch.contiguous_format)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(state, {"format": "pt", **described}))  # save_file would make it private
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return {WEIGHTS: load_export(folder).probabilities}
+    return {WEIGHTS: load_network(folder, Network).probabilities}
 
 
-def write_programs(model: Classifier, described: dict[str, str], folder: Path) -> dict[str, Form]:
-    """Write the programs; returns each as it is read from its file."""
-    example = torch.zeros(2, model.in_channels, model.image_size, model.image_size, dtype=torch.uint8)
+def write_programs(model: Network, shape: list[int], described: dict[str, str], folder: Path) -> dict[str, Form]:
+    """Write the programs for images of a shape, (C, H, W); returns each as it is read from its file."""
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
     network = Probabilities(model).eval()
     dynamic = {"images": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings():
@@ -196,15 +203,15 @@ def run_onnx(folder: Path) -> Form:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def largest_difference(form: Form, dataset: ImageDataset, expected: Predictions) -> float:
+def largest_difference(form: Form, dataset: BatchDataset, expected: Predictions | Readings) -> float:
     """Run one form over a dataset; returns the largest difference of a probability.
 
     Raises:
-        UserError: It gives another class for an image.
+        UserError: It gives another class for an image, or for a column of a line.
     """
     with torch.inference_mode():
         found = torch.cat([form(batch.images) for batch in batches(dataset, 64)])
-    if not torch.equal(found.argmax(dim=1), expected.predicted):
+    if not torch.equal(found.argmax(dim=-1), expected.probabilities.argmax(dim=-1)):
         raise UserError("an exported form classifies a validation image differently; nothing is exported")
     return (found - expected.probabilities).abs().max().item()
 

@@ -1,5 +1,6 @@
-"""The network that comes with the package: ``configs/digits.yaml`` says how it was made."""
+"""The networks that come with the package; ``configs/digits.yaml`` and ``reader.yaml`` say how they were made."""
 
 from pathlib import Path
 
 EMBEDDED = Path(__file__).parent / "digits"
+READER = Path(__file__).parent / "reader"

@@ -21,6 +21,10 @@ from PIL import Image
 
 from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, find_images, read_bytes, read_image
+from datamodules.ink import SIDE
+from lightning_modules.networks.line_reader import LineReader
+from lightning_modules.plots import mark_numbers
+from lightning_modules.reading import Number, read_picture
 from retrieval.app.recognition import Recogniser
 from retrieval.explain import explainer
 from retrieval.index import ImageIndex, Match
@@ -59,13 +63,16 @@ Thumbnails = list[tuple[Image.Image, str]]
 Upload = dict[str, Any] | None  # Gradio's FileData
 
 
-def build_page(index: ImageIndex, recogniser: Recogniser | None, samples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page over an index, and over a classifier if there is one.
+def build_page(
+    index: ImageIndex, recogniser: Recogniser | None, samples: Sequence[Path] = (), reader: LineReader | None = None
+) -> gr.Blocks:
+    """The page over an index, and over a classifier and a reader if there are some.
 
     Args:
         index: What is searched; brought up to date by other processes, if at all.
         recogniser: What recognises drawings; None leaves that tab out.
         samples: Query images to choose from.
+        reader: What reads numbers; None leaves that tab out.
     """
     page: gr.Blocks
     with gr.Blocks(
@@ -81,6 +88,9 @@ def build_page(index: ImageIndex, recogniser: Recogniser | None, samples: Sequen
             if recogniser is not None:
                 with gr.Tab("Recognise"):
                     _recognise_tab(recogniser)
+            if reader is not None:
+                with gr.Tab("Read"):
+                    _read_tab(reader)
     return page
 
 
@@ -384,6 +394,46 @@ def _recognise_tab(recogniser: Recogniser) -> None:
         }
 
     _publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
+
+
+def _read_tab(reader: LineReader) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            upload = gr.Image(
+                sources=["upload", "clipboard"], label="A picture with numbers", height=280, elem_id="sheet"
+            )
+            read = gr.Textbox(
+                "Choose a picture.", label="Numbers, row by row", interactive=False, elem_id="read", max_lines=20
+            )
+        with gr.Column(scale=2, min_width=280):
+            shown = gr.Image(label="Where they stand", interactive=False, buttons=[], format="png", elem_id="marked")
+
+    def numbers_on(image: Upload) -> tuple[Image.Image, list[Number]]:
+        picture = read_image(_path(image), channels=3, side=SIDE)
+        return picture, read_picture(reader, picture)
+
+    def look(image: Upload) -> tuple[str, Image.Image | None]:
+        if image is None:
+            return "Choose a picture.", None
+        try:
+            picture, numbers = numbers_on(image)
+        except UserError as error:
+            return _sentence(error), None
+        rows: dict[int, list[str]] = {}
+        for number in numbers:
+            rows.setdefault(number.row, []).append(f"{number.text}{'?' if number.doubtful else ''}")
+        text = "\n".join("   ".join(row) for row in rows.values()) or "No number was found."
+        return text, mark_numbers(picture, numbers)
+
+    def answer(image: Upload) -> list[dict[str, Any]]:
+        try:
+            _, numbers = numbers_on(image)
+        except UserError as error:
+            raise gr.Error(_sentence(error), print_exception=False) from error
+        return [number.to_dict() for number in numbers]
+
+    upload.change(look, upload, [read, shown], concurrency_id="read", **LISTEN)
+    _publish("read", "The numbers on an image, in the order in which they are read.", answer, [upload])
 
 
 def _enlarged(pixels: npt.NDArray[np.uint8]) -> Image.Image:

@@ -13,7 +13,8 @@ from PIL import Image
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import read_image
-from datamodules.normalizer import SIDE, normalize
+from datamodules.ink import SIDE
+from datamodules.normalizer import normalize
 from lightning_modules.calibration import refusal
 from lightning_modules.checkpoint import load_classifier, load_export
 from lightning_modules.run import Run
@@ -100,7 +101,7 @@ class Recogniser:
             self.note = "No similar images: the training images aren't found from the folder that this was started in."
             return
         images = data.train_set
-        assert images is not None
+        assert isinstance(images, ImageDataset)
         parts = [
             self._encode(images.batch(range(start, min(start + BATCH, len(images)))).images)
             for start in range(0, len(images), BATCH)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.normalizer import SIDE, normalize
+from datamodules.ink import SIDE
+from datamodules.normalizer import normalize
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights

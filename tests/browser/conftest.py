@@ -8,7 +8,10 @@ import pytest
 from limits import RateLimitItemPerSecond
 from playwright.sync_api import Page, sync_playwright
 
+from lightning_modules.checkpoint import load_network
 from lightning_modules.cli import main
+from lightning_modules.embedded import READER
+from lightning_modules.networks import LineReader
 from retrieval.app.batching import BatchingEncoder
 from retrieval.app.page import build_page, find_samples
 from retrieval.app.recognition import Recogniser
@@ -76,7 +79,8 @@ def recogniser(checkpoint):
 def address(collection, index, recogniser):
     """The page, being served."""
     shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
-    page = build_page(shared, recogniser, find_samples(collection / "query_images"))
+    samples = find_samples(collection / "query_images")
+    page = build_page(shared, recogniser, samples, load_network(READER, LineReader))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retrieval.app.server.MAX_REQUESTS", RateLimitItemPerSecond(1_000_000))  # tests ask in one go
         address = serve(page, "127.0.0.1", free_port(), None)

@@ -148,7 +148,7 @@ def test_the_keyboard_is_enough(page, collection):
     wait_for_status(page, f"matches for {Path(first).name}")
 
 
-@pytest.mark.parametrize("tab", ["Search", "Recognise"])
+@pytest.mark.parametrize("tab", ["Search", "Recognise", "Read"])
 def test_a_screen_reader_finds_labels(page, collection, tab):
     page.get_by_role("tab", name=tab).click()
     if tab == "Search":

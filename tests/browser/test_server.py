@@ -21,11 +21,17 @@ from limits import RateLimitItemPerMinute
 from PIL import Image
 from starlette.responses import PlainTextResponse
 
+from datamodules.images import read_image
+from lightning_modules.checkpoint import load_network
+from lightning_modules.embedded import READER
+from lightning_modules.networks import LineReader
+from lightning_modules.reading import read_picture
 from retrieval import cli
 from retrieval.app.page import build_page, find_samples
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
 from tests.browser.conftest import free_port
 from tests.conftest import draw_photo, start
+from tests.test_lines import sheet
 
 pytestmark = pytest.mark.browser
 
@@ -41,8 +47,13 @@ def test_the_same_functions_are_an_api(address, collection, index, recogniser, t
     Image.fromarray(recogniser.train_set[0].images[0, 0].numpy()).save(digit)
     said = client.predict(handle_file(str(digit)), api_name="/recognise")
     assert said["label"] == recogniser.recognise(Image.open(digit)).best
+    sheet([["204", "17"]]).save(tmp_path / "sheet.png")
+    read = client.predict(handle_file(str(tmp_path / "sheet.png")), api_name="/read")
+    picture = read_image(tmp_path / "sheet.png", channels=3)
+    assert read == [number.to_dict() for number in read_picture(load_network(READER, LineReader), picture)]
+    assert len(read) == 2
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/search", "/recognise"}
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/search", "/recognise", "/read"}
     client.close()
 
 

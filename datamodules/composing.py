@@ -1,0 +1,270 @@
+"""Compose lines of several digits of single ones, as hands write them on forms."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from datamodules.augmentation import philox
+from datamodules.dataset import OUTLIER
+from datamodules.strokes import TIMES, curves
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+LENGTHS = (0.08, 0.1, 0.16, 0.22, 0.24, 0.12, 0.05, 0.03)  # how often a line has 1, 2, … signs to read
+DIGITS, OTHERS = len(LENGTHS), 4  # most signs of a line to read; and two separators, an end, a part of a neighbour
+SLOTS = DIGITS + OTHERS
+EACH, COMMON = 10, 48  # random numbers of a sign, and of a line
+TILE = 56  # side of what a sign is drawn on, in pixels
+FOOT, TALL = 24, 20  # row that a sign of 28 pixels stands on, and its height, as in MNIST
+# As in ``strokes``: 9 is the foot.
+SEPARATORS = ("49 59", "48 49 59 58 48", "58 49")
+ENDS = ("05 95", "03 93|06 96", "04 94|06 96", "20 29|70 79|03 93|06 96", "49 59", "15 75")
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Images of single signs.
+
+    Attributes:
+        pixels: (N, 28, 28), uint8: light ink on black, sorted by label; then separators, ends, and what is not read.
+        starts: (K + 4,), int64: where each label's images begin, then separators, ends, what is not read, and N.
+        boxes: (N, 3), float32: left, right and lower edge of the ink, in pixels.
+    """
+
+    pixels: Pixels
+    starts: Labels
+    boxes: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pixels: Pixels, labels: Labels, classes: int) -> "Signs":
+        """Sort images by their labels, and add separators and ends.
+
+        Args:
+            pixels: (N, S, S), uint8: light ink on black.
+            labels: (N,), int64; ``OUTLIER`` for what is not read.
+            classes: K.
+        """
+        generator = np.random.default_rng(0)
+        if pixels.shape[-1] != 28:
+            resized = [Image.fromarray(image).resize((28, 28), Image.Resampling.BILINEAR) for image in pixels]
+            pixels = np.stack([np.asarray(image) for image in resized])
+        order = np.argsort(labels, kind="stable")
+        outliers, order = order[labels[order] == OUTLIER], order[labels[order] != OUTLIER]
+        counts = [*np.bincount(labels[order], minlength=classes), 60, 60, len(outliers)]
+        drawn = [
+            _draw_sign(generator, forms[number % len(forms)]) for forms in (SEPARATORS, ENDS) for number in range(60)
+        ]
+        every = np.concatenate([pixels[order], np.stack(drawn), pixels[outliers]])
+        across, down = every.max(axis=1) > 96, every.max(axis=2) > 96
+        edges = (across.argmax(1), 28 - across[:, ::-1].argmax(1), 28 - down[:, ::-1].argmax(1))
+        return cls(every, np.concatenate([[0], np.cumsum(counts)]), np.stack(edges, axis=1).astype(np.float32))
+
+
+def _draw_sign(generator: np.random.Generator, form: str) -> Pixels:
+    image = Image.new("L", (28 * TIMES, 28 * TIMES))
+    brush = ImageDraw.Draw(image)
+    moved = generator.normal(0, 0.4, 2)
+    for points in curves(form):
+        x, y = ((points + moved + generator.normal(0, 0.2, points.shape[1])).T) * TALL / 9
+        placed = [((u + 4) * TIMES, (v + FOOT - TALL) * TIMES) for u, v in zip(x, y, strict=True)]
+        width = generator.uniform(2.2, 3.2) * TIMES
+        brush.line(placed, fill=255, width=round(width), joint="curve")
+        for u, v in (placed[0], placed[-1]):
+            brush.ellipse((u - width / 2, v - width / 2, u + width / 2, v + width / 2), fill=255)
+    return np.asarray(image.resize((28, 28), Image.Resampling.BOX))
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Draws lines of signs; each follows from (seed, epoch, sample) alone.
+
+    Attributes:
+        signs: What lines are composed of.
+        height: Of a line, in pixels.
+        width: Of a line, in pixels.
+    """
+
+    signs: Signs
+    height: int
+    width: int
+
+    def draw(self, seed: int, epoch: int, count: int) -> Tensor:
+        """(count, P), float32 in [0, 1): the random numbers of every line of an epoch."""
+        return torch.from_numpy(philox(seed, epoch).random((count, COMMON + SLOTS * EACH), dtype=np.float32))
+
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a batch of lines.
+
+        Args:
+            numbers: (B, P), rows of ``draw``.
+
+        Returns:
+            (B, 1, height, width), uint8: light ink on black; and (B, 8), int64: the labels, filled up with -1.
+        """
+        common, each = numbers[:, :COMMON], numbers[:, COMMON:].view(len(numbers), SLOTS, EACH)
+        labels, kinds = self._text(common, each)
+        canvas = self._write(common, each, labels, kinds)
+        return self._paper(common, canvas), labels[:, :DIGITS]
+
+    def _text(self, common: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, SLOTS) labels, -1 for what isn't read, and kinds: nothing, to read, separator, end, neighbour, other."""
+        classes = len(self.signs.starts) - 4
+        count = (common[:, :1] > torch.tensor(LENGTHS).cumsum(0)[:-1]).sum(1) + 1
+        labels = (each[:, :, 0] * classes).long().clamp_max(classes - 1)
+        again = each[:, :, 1] < 0.2
+        for slot in range(1, DIGITS):  # the same sign twice is what readers stumble over
+            labels[:, slot] = torch.where(again[:, slot], labels[:, slot - 1], labels[:, slot])
+        slots = torch.arange(SLOTS)
+        kinds = torch.where(slots < count[:, None], 1, 0).expand(-1, SLOTS).clone()
+        kinds[:, DIGITS:] = 0
+        kinds[:, DIGITS] = torch.where((common[:, 1] < 0.4) & (count > 1), 2, 0)
+        kinds[:, DIGITS + 1] = torch.where((common[:, 1] < 0.1) & (count > 3), 2, 0)
+        kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.3, 3, 0)
+        kinds[:, DIGITS + 3] = torch.where(common[:, 3] < 0.15, 4, 0)
+        if self.signs.starts[-1] > self.signs.starts[-2]:
+            kinds[(common[:, 19] < 0.08) & (count < 5)] *= torch.where(slots < DIGITS, 5, 0)
+        return torch.where(kinds == 1, labels, OUTLIER), kinds
+
+    def _write(self, common: Tensor, each: Tensor, labels: Tensor, kinds: Tensor) -> Tensor:
+        """(B, H, W), float32 in [0, 1]: the ink."""
+        starts = torch.from_numpy(self.signs.starts)
+        lines, (low, high) = len(common), (0.5 * self.height, 0.97 * self.height)
+        group = torch.where(labels >= 0, labels, 0)
+        group[kinds == 2], group[kinds == 3], group[kinds == 5] = (len(starts) - place for place in (4, 3, 2))
+        group = torch.where(kinds == 4, (each[:, :, 0] * (len(starts) - 4)).long(), group)
+        first, after = starts[group], starts[group + 1]
+        sign = torch.minimum(first + (each[:, :, 2] * (after - first)).long(), after - 1)
+        left, right, foot = torch.from_numpy(self.signs.boxes)[sign].unbind(-1)
+        tall = (low + (high - low) * common[:, 4:5]) * (1 + 0.24 * (each[:, :, 3] - 0.5))
+        small = (each[:, :, 4] < 0.25) & (common[:, 5:6] < 0.4)
+        tall = torch.where(small, 0.65 * tall, tall)
+        zoom_y = tall / TALL
+        zoom_x = zoom_y * (0.65 + 0.6 * common[:, 6:7]) * (1 + 0.5 * (each[:, :, 5] - 0.5))
+        slant = 0.25 * _normal(common[:, 7:8], common[:, 8:9]) + 0.16 * (each[:, :, 6] - 0.5)
+        # Along the line: digits in order, separators between two of them, the end behind all.
+        place = torch.arange(SLOTS).expand(lines, -1).float().clone()
+        count = (kinds == 1).sum(1)
+        third = torch.where(common[:, 9] < 0.7, count - 3, (common[:, 10] * count).long()).clamp(1, DIGITS - 1)
+        place[:, DIGITS] = torch.minimum(third, count - 1) - 0.5
+        place[:, DIGITS + 1] = count - 2.5
+        place[:, DIGITS + 2] = DIGITS + 0.5
+        wide = torch.where((kinds > 0) & (kinds != 4), (right - left) * zoom_x, 0.0)
+        gap = tall * (-0.12 + 0.45 * common[:, 11:12] ** 2 + 0.2 * (each[:, :, 7] - 0.5))
+        gap = torch.maximum(gap, -0.25 * wide)
+        gap = torch.where((kinds == 2) | (kinds == 3), gap.clamp_min(1.5) + 0.25 * tall * each[:, :, 8], gap)
+        step = torch.where(wide > 0, (wide + gap).clamp_min(2.5), 0.0)
+        order = place.argsort(dim=1)
+        ahead = step.gather(1, order).cumsum(1) - step.gather(1, order)
+        x = torch.empty_like(ahead).scatter_(1, order, ahead)
+        total = (x + wide).amax(dim=1, keepdim=True)
+        margin = 2 + 0.3 * self.height * common[:, 12:13]
+        fit = ((self.width - 2 * margin) / total).clamp_max(1)
+        free = (self.width - total * fit - 2 * margin).clamp_min(0)
+        x = margin + free * common[:, 13:14] * (common[:, 14:15] < 0.5) + x * fit
+        zoom_x = zoom_x * fit
+        middle = x + 0.5 * (right - left) * zoom_x
+        # Down: all stand on a line, which may rise or fall.
+        room = self.height - tall.amax(1, keepdim=True)
+        base = self.height - room * common[:, 15:16] - 0.5
+        base = base + (common[:, 16:17] - 0.5) * 0.14 * (middle - self.width / 2) * (free < self.width)
+        base = base + tall * 0.16 * (each[:, :, 9] - 0.5)
+        stands = (kinds == 1) | (kinds == 5)
+        y = torch.where(stands, base - (foot - 14) * zoom_y, base - (FOOT - 14) * zoom_y)
+        beside = kinds == 4
+        y = torch.where(beside, torch.where(each[:, :, 8] < 0.5, -0.3 * tall, self.height + 0.3 * tall), y)
+        middle = torch.where(beside, each[:, :, 9] * self.width, middle)
+        return self._stamp(sign, kinds > 0, middle, y, (left + right) / 2, zoom_x, zoom_y, slant, common)
+
+    def _stamp(
+        self,
+        sign: Tensor,
+        shown: Tensor,
+        x: Tensor,
+        y: Tensor,
+        centre: Tensor,
+        zoom_x: Tensor,
+        zoom_y: Tensor,
+        slant: Tensor,
+        common: Tensor,
+    ) -> Tensor:
+        """Draw signs, (B, SLOTS), at their places: (B, H, W), float32."""
+        line, slot = shown.nonzero(as_tuple=True)
+        chosen = (line, slot)
+        pixels = torch.from_numpy(self.signs.pixels[sign[chosen].numpy()])[:, None].float() / 255
+        corner_x, corner_y = (x[chosen] - TILE / 2).floor(), (y[chosen] - TILE / 2).floor()
+        offset_x, offset_y = x[chosen] - corner_x - TILE / 2, y[chosen] - corner_y - TILE / 2
+        across, down = 1 / zoom_x[chosen], 1 / zoom_y[chosen]
+        lean = slant[chosen]
+        # From a tile's pixels, counted from its middle, to the sign's, and then to the units of grid_sample.
+        tilt = lean * across
+        move_x = -offset_x * across - offset_y * tilt + centre[chosen] - 14
+        points = ((2 * torch.arange(TILE) + 1) / TILE - 1) * TILE / 28
+        grid_x = across.view(-1, 1, 1) * points + (tilt[:, None] * points + move_x[:, None] / 14)[:, :, None]
+        grid_y = down[:, None] * points - offset_y[:, None] * down[:, None] / 14
+        grid = torch.stack([grid_x, grid_y[:, :, None].expand_as(grid_x)], dim=3)
+        drawn = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
+        thin = (0.3 + 0.42 * common[:, 17])[line].view(-1, 1, 1)
+        sharp = (1.6 + 2 * common[:, 18])[line].view(-1, 1, 1)
+        tiles = ((drawn - thin) * sharp + 0.5).clamp(0, 1).numpy()
+        tops = (corner_y.long() + TILE).clamp(0, self.height + TILE).tolist()
+        starts = (corner_x.long() + TILE).clamp(0, self.width + TILE).tolist()
+        canvas = np.zeros((len(x), self.height + 2 * TILE, self.width + 2 * TILE), np.float32)
+        for number, row in enumerate(line.tolist()):
+            top, start = tops[number], starts[number]
+            place = canvas[row, top : top + TILE, start : start + TILE]
+            np.maximum(place, tiles[number], out=place)
+        return torch.from_numpy(canvas[:, TILE:-TILE, TILE:-TILE])
+
+    def _paper(self, common: Tensor, ink: Tensor) -> Tensor:
+        """(B, H, W) ink -> (B, 1, H, W), uint8: on paper with lines, a printed ground and grain."""
+        field = torch.from_numpy(
+            np.random.default_rng(0).standard_normal((4 * self.height, 4 * self.width), np.float32)
+        )
+        lines = len(ink)
+        y, x = torch.arange(self.height)[:, None].float(), torch.arange(self.width).float()
+
+        def number(place: int) -> Tensor:
+            return common[:, place].view(-1, 1, 1)
+
+        printed = torch.zeros_like(ink)
+        for first in (20, 25):  # waves of thin lines
+            angle, pitch = math.pi * number(first), 2.5 + 7 * number(first + 1)
+            wave = (x * torch.sin(angle) + y * torch.cos(angle)) / pitch
+            wave = wave + number(first + 2) * torch.sin(x * (0.05 + 0.3 * number(first + 3)))
+            printed = torch.maximum(printed, torch.sin(2 * math.pi * wave).clamp_min(0) * (number(first + 4) < 0.5))
+        strength = 0.25 * number(30) ** 2
+        ruled = torch.zeros_like(ink)
+        for first, odds in ((31, 0.35), (36, 0.15)):  # below and above
+            there = number(first) < odds
+            at = self.height * (0.7 + 0.3 * number(first + 1) if first == 31 else 0.2 * number(first + 1))
+            tilted = y - at - 0.06 * (number(first + 2) - 0.5) * (x - self.width / 2)
+            thick = 0.6 + 1.2 * number(first + 3)
+            ruled = torch.maximum(
+                ruled, (thick + 0.5 - tilted.abs()).clamp(0, 1) * there * (0.2 + 0.8 * number(first + 4))
+            )
+        for place, share in ((41, 0.03), (42, 0.97)):  # borders of a cell
+            there = number(place) < 0.08
+            ruled = torch.maximum(ruled, (1.3 - (x - self.width * share).abs()).clamp(0, 1) * there * 0.8)
+        at_y = (number(43).flatten() * 3 * self.height).long().tolist()
+        at_x = (number(44).flatten() * 3 * self.width).long().tolist()
+        grain = torch.stack([field[v : v + self.height, u : u + self.width] for v, u in zip(at_y, at_x, strict=True)])
+        level = 0.55 + 0.45 * number(45)
+        seen = torch.maximum(ink * level, ruled * level)
+        seen = seen + strength * printed * (1 - seen)
+        blurred = F.avg_pool2d(seen[:, None], 3, stride=1, padding=1)[:, 0]
+        seen = seen + number(46) * (blurred - seen)
+        seen = seen + 0.12 * number(47) ** 2 * grain
+        peak = seen.flatten(1).quantile(0.995, dim=1).view(-1, 1, 1).clamp_min(0.2)
+        return (255 * seen / peak).clamp(0, 255).to(torch.uint8).view(lines, 1, self.height, self.width)
+
+
+def _normal(first: Tensor, second: Tensor) -> Tensor:
+    """Two uniform random numbers -> a standard normal one (Box & Muller 1958)."""
+    return torch.sqrt(-2 * torch.log(1 - first)) * torch.cos(2 * math.pi * second)

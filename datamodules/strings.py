@@ -1,0 +1,285 @@
+"""Numbers of several digits: composed of single ones as training goes on, and labelled lines of one's own."""
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datamodules.augmentation import Augmentation, BaseAugmentation
+from datamodules.base import ImageDataModule, run_seed
+from datamodules.composing import DIGITS, Composer, Signs
+from datamodules.dataset import OUTLIER, Batch, BatchDataset
+from datamodules.digits import DigitsDataModule
+from datamodules.errors import UserError, reason
+from datamodules.images import read_image
+from datamodules.imports import class_path
+from datamodules.ink import SIDE
+from datamodules.lines import read_line
+from datamodules.loading import batches
+from datamodules.normalizer import as_grey
+from datamodules.splits import pixel_digests, split
+from datamodules.text import as_text
+from datamodules.writing import write_csv
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+HEIGHT, WIDTH = 32, 160  # of a line, in pixels; longer ones are squeezed
+TABLE = "strings.csv"  # of labelled lines: file,digits
+
+
+class Lines(BatchDataset):
+    """Lines with their texts, after some that are composed anew in each epoch and have neither yet.
+
+    Args:
+        pixels: (N, 1, 32, W), uint8: light ink on black.
+        labels: (N, L), int64: rows of ``class_names``, filled up with -1.
+        names: N names.
+        composed: How many lines there are before them that are yet to be composed.
+    """
+
+    def __init__(self, pixels: Pixels, labels: Labels, names: list[str], composed: int = 0) -> None:
+        self.pixels, self.labels, self.composed = pixels, labels, composed
+        self.names = [f"line {row}" for row in range(composed)] + names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Fetch a batch in one indexing; what is yet to be composed is black, and its labels are -1."""
+        chosen = np.asarray(rows, np.int64) - self.composed
+        there = chosen >= 0
+        pixels = np.zeros((len(chosen), *self.pixels.shape[1:]), np.uint8)
+        labels = np.full((len(chosen), self.labels.shape[1]), OUTLIER)
+        pixels[there], labels[there] = self.pixels[chosen[there]], self.labels[chosen[there]]
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(labels), torch.as_tensor(rows, dtype=torch.int64))
+
+
+class StringsDataModule(LightningDataModule):
+    """Lines of digits for a reader: composed of single ones, and labelled ones, if there are some.
+
+    Args:
+        digits: Where single digits come from, or the images of any classes, with ink on an even ground. What it holds
+            out for validation no training line is composed of.
+        composed: Lines an epoch that are composed.
+        val_composed: Lines that are composed for validation, where there are no labelled ones.
+        strings: A folder of labelled lines: images, each of one line, and ``strings.csv`` (file, digits); some are
+            held out for validation, by which the network is judged then.
+        repeats: How often a labelled line is trained on in an epoch.
+        test_strings: Such a folder to test on.
+        val_fraction: Share of the labelled lines that are held out, in (0, 1).
+        split_seed: Another seed gives another split; the training seed does not matter to it.
+        batch_size: Lines a step and process.
+        augmentation: How labelled training lines are varied; null leaves them as they are.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    in_channels = 1
+    image_size = HEIGHT
+
+    def __init__(
+        self,
+        digits: ImageDataModule | None = None,
+        composed: int = 16_000,
+        val_composed: int = 2_000,
+        strings: str | None = None,
+        repeats: int = 4,
+        test_strings: str | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 42,
+        batch_size: int = 64,
+        augmentation: BaseAugmentation | None = Augmentation(
+            degrees=2, translate=(0.03, 0.06), scale=(0.85, 1.1), contrast=0.2, elastic=0.03
+        ),
+    ) -> None:
+        super().__init__()
+        self.digits = DigitsDataModule() if digits is None else digits
+        self.save_hyperparameters(ignore=["digits", "augmentation"], logger=False)
+        self.hparams["digits"] = describe(self.digits, dict(self.digits.hparams))
+        settings: Any = augmentation
+        self.hparams["augmentation"] = settings and describe(settings, asdict(settings))
+        if composed < 0 or val_composed < 1 or repeats < 1 or batch_size < 1:
+            raise UserError("composed must be at least 0; val_composed, repeats and batch_size at least 1")
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction must lie in (0, 1), got {val_fraction}")
+        if composed == 0 and strings is None:
+            raise UserError("there is nothing to train on: composed is 0, and strings names no folder")
+        self.composed, self.val_composed, self.repeats = composed, val_composed, repeats
+        self.strings, self.test_strings = strings, test_strings
+        self.val_fraction, self.split_seed, self.batch_size = val_fraction, split_seed, batch_size
+        self.augmentation = augmentation
+        self.train_set: Lines | None = None
+        self.val_set: Lines | None = None
+        self.test_set: Lines | None = None
+        self._composer: Composer | None = None
+        self._parameters: tuple[int, Tensor, Tensor | None] | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The signs that are read: those of ``digits``."""
+        return self.digits.class_names
+
+    def prepare_data(self) -> None:
+        """Download what ``digits`` needs, once for all processes of a machine."""
+        self.digits.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load the digits and labelled lines; the result is the same in every stage and process."""
+        if stage == "test" and self.test_strings is not None:
+            self.test_set = self.test_set or read_lines(Path(self.test_strings), self.class_names)
+            return
+        if self.train_set is None:
+            self._load()
+        if stage == "test":
+            self.test_set = self.val_set
+
+    def _load(self) -> None:
+        self.digits.setup("fit")
+        train, val = self.digits.train_set, self.digits.val_set
+        assert train is not None
+        assert val is not None
+        classes = len(self.class_names)
+        grey = [
+            np.stack([as_grey(image) for image in images.collection.pixels[images.rows]]) for images in (train, val)
+        ]
+        train_signs, val_signs = (
+            Signs.of(images, part.labels, classes) for images, part in zip(grey, (train, val), strict=True)
+        )
+        self._composer = Composer(train_signs, HEIGHT, WIDTH)
+        if self.strings is None:
+            composer = Composer(val_signs, HEIGHT, WIDTH)
+            numbers = composer.draw(self.split_seed, 0, self.val_composed)
+            parts = [composer(part) for part in torch.split(numbers, 256)]
+            pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
+            self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
+            self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
+            return
+        lines = read_lines(Path(self.strings), self.class_names)
+        one_class = np.zeros(len(lines), np.int64)
+        in_validation = split(one_class, pixel_digests(lines.pixels), self.val_fraction, self.split_seed)
+        held, kept = np.flatnonzero(in_validation), np.tile(np.flatnonzero(~in_validation), self.repeats)
+        names = np.array(lines.names)
+        self.val_set = Lines(lines.pixels[held], lines.labels[held], names[held].tolist())
+        self.train_set = Lines(lines.pixels[kept], lines.labels[kept], names[kept].tolist(), self.composed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training lines, in a new order each epoch; composed once they are on their device."""
+        assert self.train_set is not None
+        return self._batches(self.train_set, shuffle_seed=run_seed())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of validation lines, uint8, in order."""
+        assert self.val_set is not None
+        return self._batches(self.val_set, shuffle_seed=None)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of test lines, uint8, in order."""
+        assert self.test_set is not None
+        return self._batches(self.test_set, shuffle_seed=None)
+
+    def _batches(self, lines: Lines, shuffle_seed: int | None) -> DataLoader[Batch]:
+        if self.trainer is None:
+            return batches(lines, self.batch_size, shuffle_seed)
+        reshuffle = not getattr(self.trainer, "overfit_batches", 0)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return batches(lines, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Compose and vary training lines; leave all others as they are."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        return self.augment(batch, self.trainer.current_epoch)
+
+    def augment(self, batch: Batch, epoch: int) -> Batch:
+        """Give a batch of training lines the looks that they have in an epoch.
+
+        What each is follows from the seed, the epoch and its number alone.
+        """
+        assert self._composer is not None
+        assert self.train_set is not None
+        if self._parameters is None or self._parameters[0] != epoch:
+            seed = run_seed()
+            varied = None if self.augmentation is None else self.augmentation.draw(seed, epoch, len(self.train_set))
+            self._parameters = epoch, self._composer.draw(seed, epoch, self.composed), varied
+        _, numbers, varied = self._parameters
+        images, labels = batch.images.float() / 255, batch.labels.clone()
+        fresh = batch.indices < self.composed
+        if fresh.any():
+            composed, texts = self._composer(numbers[batch.indices[fresh]])
+            images[fresh] = composed.float() / 255
+            labels[fresh, : texts.shape[1]] = texts
+        if varied is not None and self.augmentation is not None and not fresh.all():
+            images[~fresh] = self.augmentation(batch.images[~fresh], varied[batch.indices[~fresh]])
+        return batch._replace(images=images, labels=labels)
+
+    def save_split(self, path: Path) -> None:
+        """Write ``split.csv``: file, text and subset of every labelled line."""
+        rows = [["file", "label", "subset"]]
+        for subset, lines in (("train", self.train_set), ("val", self.val_set)):
+            assert lines is not None
+            texts = {
+                name: as_text([label for label in line if label != OUTLIER], self.class_names)
+                for name, line in zip(lines.names[lines.composed :], lines.labels.tolist(), strict=True)
+            }
+            rows += [[name, text, subset] for name, text in texts.items()]
+        write_csv(path, rows)
+
+
+def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
+    """Read a folder of labelled lines.
+
+    Raises:
+        UserError: There is no such folder, its table is damaged or names a file or a sign that isn't there.
+    """
+    table = folder / TABLE
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(row["file"], row["digits"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        what = reason(error) if isinstance(error, OSError) else "not a table of the columns file,digits"
+        raise UserError(f"{table}: {what}") from error
+    if not rows:
+        raise UserError(f"{table}: names no file")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    texts = []
+    for name, text in rows:
+        unknown = [sign for sign in text or "" if sign not in label_of]
+        if unknown or not text:
+            raise UserError(f"{table}: {name}: the text {text!r} is not of the signs {', '.join(class_names)}")
+        texts.append([label_of[sign] for sign in text])
+    labels = np.full((len(texts), max(DIGITS, *map(len, texts))), OUTLIER)
+    for row, line in enumerate(texts):
+        labels[row, : len(line)] = line
+
+    def read(name: str) -> Pixels:
+        return fit(read_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT))
+
+    names = [name for name, _ in rows]
+    with ThreadPoolExecutor() as pool:
+        found = list(tqdm(pool.map(read, names), total=len(names), desc="Reading lines", delay=2, leave=False))
+    return Lines(np.stack(found)[:, None], labels, names)
+
+
+def fit(line: Pixels) -> Pixels:
+    """(32, W) -> (32, 160): filled up with black, or squeezed."""
+    if line.shape[1] > WIDTH:
+        return np.asarray(Image.fromarray(line).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
+    return np.pad(line, ((0, 0), (0, WIDTH - line.shape[1])))
+
+
+def describe(part: object, arguments: dict[str, Any]) -> dict[str, Any]:
+    """How to build a part again, in plain values."""
+    return {"class_path": class_path(type(part)), "init_args": arguments}

@@ -1,0 +1,131 @@
+"""Read the numbers on pictures: ``python -m lightning_modules read FILE …``."""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from datamodules.commands import add_import_option, run_command
+from datamodules.errors import UserError
+from datamodules.figures import check_figure, save_figure
+from datamodules.images import ImageError, named_images, read_image
+from datamodules.ink import SIDE
+from datamodules.text import printable, short_name
+from datamodules.writing import check_output, write_csv
+from lightning_modules.checkpoint import load_network
+from lightning_modules.embedded import READER
+from lightning_modules.networks.line_reader import LineReader
+from lightning_modules.plots import mark_numbers
+from lightning_modules.reading import Number, read_picture
+
+COLUMNS = ("path", "row", "text", "confidence", "left", "top", "width", "height")
+MAX_SHOWN = 12  # pictures in a figure
+
+
+@dataclass(frozen=True)
+class Page:
+    """A picture with what was read on it."""
+
+    path: Path
+    numbers: list[Number]
+
+    def rows(self) -> list[dict[str, object]]:
+        """What is written of each number, by ``COLUMNS``."""
+        return [{"path": str(self.path), **number.to_dict()} for number in self.numbers]
+
+
+def read_pictures(model: LineReader, paths: list[Path], pattern: re.Pattern[str] | None = None) -> list[Page]:
+    """Read the numbers on each picture.
+
+    Raises:
+        UserError: Some can't be read as images; all of these are named.
+    """
+    pages, broken = [], []
+    for path in tqdm(paths, desc="Reading", delay=2, leave=False):
+        try:
+            picture = read_image(path, channels=3, side=SIDE)
+        except ImageError as error:
+            broken.append(str(error))
+            continue
+        pages.append(Page(path, read_picture(model, picture, pattern)))
+    if broken:
+        what = "\n  ".join(broken)
+        raise UserError(
+            f"{len(broken)} of {len(paths)} images can't be read, so nothing is written; "
+            f"repair them or leave them out:\n  {what}"
+        )
+    return pages
+
+
+def plot_pages(pages: list[Page]) -> Figure:
+    """The pictures with what was read on each; the first 12 of many."""
+    shown = pages[:MAX_SHOWN]
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(6.5 * columns, 4.5 * rows + 0.3), layout="constrained")
+    for place, page in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(np.asarray(mark_numbers(read_image(page.path, channels=3, side=SIDE), page.numbers)))
+        axes.set_axis_off()
+        said = "" if page.numbers else ": no number found"
+        axes.set_title(f"{short_name(page.path.name, 40)}{said}", fontsize=9, parse_math=False)
+    if len(pages) > len(shown):
+        figure.suptitle(f"The first {len(shown)} of {len(pages)} images", fontsize=9)
+    return figure
+
+
+def describe(page: Page) -> list[str]:
+    """A line for each number, marked where it is doubtful."""
+    name = printable(str(page.path))
+    return [
+        f"{name}  {number.row + 1}  {number.text}  {number.confidence:.0%}{'  doubtful' if number.doubtful else ''}"
+        for number in page.numbers
+    ]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules read",
+        description="Read the numbers on pictures; prints file, row, number and confidence of each.",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="image files, or folders of them")
+    parser.add_argument(
+        "--ckpt_path", type=Path, default=READER, metavar="FILE", help="a reader of yours (default: the package's own)"
+    )
+    parser.add_argument("--pattern", metavar="REGEX", help=r"what each number is to be, such as '\d{4}'")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"a CSV file to write: {', '.join(COLUMNS)}")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each number, with the same names")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="a picture of what was read (PNG, PDF, SVG)")
+    add_import_option(parser)
+
+    def command(options: argparse.Namespace) -> None:
+        try:
+            pattern = None if options.pattern is None else re.compile(options.pattern)
+        except re.error as error:
+            raise UserError(f"--pattern {options.pattern}: not a regular expression ({error})") from error
+        if options.output is not None:
+            check_output(options.output)
+        if options.figure is not None:
+            check_figure(options.figure)
+        paths, notes = named_images(options.paths)
+        for note in notes:
+            print(note, file=sys.stderr)
+        pages = read_pictures(load_network(options.ckpt_path, LineReader), paths, pattern)
+        for page in pages:
+            for line in map(json.dumps, page.rows()) if options.json else describe(page):
+                print(line)
+            if not page.numbers:
+                print(f"{printable(str(page.path))}: no number found", file=sys.stderr)
+        if options.output is not None:
+            write_csv(options.output, [COLUMNS, *(tuple(row.values()) for page in pages for row in page.rows())])
+        if options.figure is not None:
+            save_figure(plot_pages(pages), options.figure)
+
+    return run_command(parser, command, args)

@@ -1,0 +1,156 @@
+"""Connectionist temporal classification (Graves et al. 2006, https://doi.org/10.1145/1143844.1143891).
+
+A network gives, for each column of a line, the probability of each sign and of the blank, which comes first. A text is
+read from columns by leaving repetitions out, and then blanks.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from datamodules.dataset import OUTLIER
+from datamodules.text import as_text
+from lightning_modules.calibration import Temperature
+
+BLANK = 0
+
+
+def ctc_losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    """How unlikely each text is: the negative logarithm of its probability, over all ways to read it.
+
+    Args:
+        outputs: (B, T, K + 1), float: scores of the blank and of each sign, column by column.
+        labels: (B, L), int64: rows of ``class_names``, filled up with -1.
+
+    Returns:
+        (B,), float32; 0 where the text doesn't fit into the columns, as for a batch of none.
+    """
+    if len(labels) == 0:
+        return outputs.float().sum(dim=(1, 2))
+    columns = torch.full((len(labels),), outputs.shape[1])
+    lengths = (labels != OUTLIER).sum(dim=1)
+    scores = outputs.float().log_softmax(dim=2).transpose(0, 1)
+    return F.ctc_loss(scores, (labels + 1).clamp_min(0), columns, lengths, BLANK, reduction="none", zero_infinity=True)
+
+
+def read_texts(outputs: Tensor) -> list[list[int]]:
+    """The labels along each line, from the best sign of each column: (B, T, K + 1) -> B lists."""
+    best = outputs.argmax(dim=2)
+    begins = (best != F.pad(best, (1, 0), value=BLANK)[:, :-1]) & (best != BLANK)
+    return [(line[starts] - 1).tolist() for line, starts in zip(best.cpu(), begins.cpu(), strict=True)]
+
+
+def match_text(outputs: Tensor, pattern: re.Pattern[str], class_names: list[str], width: int = 64) -> list[int]:
+    """The likeliest text of a line that a pattern matches, by prefix beam search (Hannun et al. 2014).
+
+    Args:
+        outputs: (T, K + 1), float: scores of the blank and of each sign, column by column.
+        pattern: What the whole text must match.
+        class_names: The signs.
+        width: How many prefixes are kept from column to column; see https://arxiv.org/abs/1408.2873.
+
+    Returns:
+        Rows of ``class_names``; empty where none of the likeliest texts matches.
+    """
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}  # ends in a blank, ends in a sign
+    for column in outputs.double().softmax(dim=1).tolist():
+        grown: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (blank, sign) in beams.items():
+            here = grown.setdefault(prefix, [0.0, 0.0])
+            here[0] += (blank + sign) * column[BLANK]
+            if prefix:
+                here[1] += sign * column[prefix[-1] + 1]
+            for label, share in enumerate(column[1:]):
+                if share > 1e-4:
+                    before = blank if prefix and prefix[-1] == label else blank + sign
+                    grown.setdefault((*prefix, label), [0.0, 0.0])[1] += before * share
+        best = sorted(grown.items(), key=lambda item: -sum(item[1]))[:width]
+        beams = {prefix: (blank, sign) for prefix, (blank, sign) in best}
+    for prefix in sorted(beams, key=lambda text: -sum(beams[text])):
+        if pattern.fullmatch(as_text(prefix, class_names)):
+            return list(prefix)
+    return []
+
+
+def edit_distance(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many signs must be inserted, left out or replaced (Levenshtein 1966)."""
+    row = list(range(len(other) + 1))
+    for number, sign in enumerate(one, 1):
+        diagonal, row[0] = row[0], number
+        for place, there in enumerate(other, 1):
+            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (sign != there))
+    return row[-1]
+
+
+def as_lists(labels: Tensor) -> list[list[int]]:
+    """(B, L) labels, filled up with -1 -> B lists without."""
+    return [[label for label in line if label != OUTLIER] for line in labels.tolist()]
+
+
+class TextAccuracy(Metric):
+    """The share of the lines that are read without a mistake."""
+
+    right: Tensor
+    lines: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("lines", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Count (B, T, K + 1) outputs and (B, L) labels."""
+        self.right += sum(read == text for read, text in zip(read_texts(outputs), as_lists(labels), strict=True))
+        self.lines += len(labels)
+
+    def compute(self) -> Tensor:
+        """In [0, 1]; nan of none."""
+        return (self.right / self.lines).float()
+
+
+class SignAccuracy(Metric):
+    """One less the edit distance from the right texts, as a share of their length."""
+
+    wrong: Tensor
+    signs: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("wrong", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("signs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Count (B, T, K + 1) outputs and (B, L) labels."""
+        texts = as_lists(labels)
+        self.wrong += sum(edit_distance(*pair) for pair in zip(read_texts(outputs), texts, strict=True))
+        self.signs += sum(map(len, texts))
+
+    def compute(self) -> Tensor:
+        """At most 1; below 0 where more is read than there is; nan of none."""
+        return (1 - self.wrong / self.signs).float()
+
+
+class ReadingCalibration(Temperature):
+    """What turns a trained reader's outputs into confidence; without effect until it is fitted."""
+
+    def confidence(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """How likely the texts are: (B, T, K + 1) and (B, L) -> (B,), float32 in [0, 1]."""
+        return (-ctc_losses(outputs / self.temperature, labels)).exp()
+
+    def fit(self, outputs: list[Tensor], labels: list[Tensor]) -> None:
+        """Choose the temperature by which the right texts of validation lines are the likeliest.
+
+        Args:
+            outputs: Batches of (B, T, K + 1), float32.
+            labels: Batches of (B, L), int64.
+        """
+        tried = torch.logspace(-0.5, 0.7, 49)
+        losses = [
+            sum(ctc_losses(part / one, texts).sum().item() for part, texts in zip(outputs, labels, strict=True))
+            for one in tried
+        ]
+        self.temperature.fill_(tried[losses.index(min(losses))])

@@ -1,0 +1,124 @@
+"""Reads the text of a line, without cutting it into signs."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from datamodules.errors import UserError
+from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, ctc_losses
+from lightning_modules.network import Network
+from lightning_modules.recipe import Recipe
+from lightning_modules.weights import read_start
+
+HEIGHT = 32  # of a line, in pixels
+
+
+class LineReader(Network):
+    """A convolutional reader: a line becomes columns of four pixels' width, each of which says which sign it is in.
+
+    What is read follows by connectionist temporal classification; signs need not be cut apart. As in ``CustomCNN``, the
+    first convolution has stride 2 and pooling comes before normalisation. At the default width 0.43 million weights.
+
+    Args:
+        class_names: The signs that it reads, in the order of the outputs, which the blank comes before.
+        in_channels: Channels of the data; colour is not read.
+        image_size: Height of the lines, in pixels; the network is made for 32.
+        width: Channels of the first convolution; the others are 2, 4, 4 and 6 times as wide.
+        weights: What to start from: a checkpoint or an export of such a network; null is nothing.
+        recipe: How it is trained.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    calibration: ReadingCalibration
+
+    def __init__(
+        self,
+        class_names: list[str],
+        in_channels: int,
+        image_size: int,
+        width: int = 24,
+        weights: str | None = None,
+        recipe: Recipe = Recipe(learning_rate=4e-3, weight_decay=0.01, optimizer="adamw"),
+    ) -> None:
+        super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
+        if in_channels != 1 or image_size != HEIGHT:
+            raise UserError(
+                f"a LineReader takes grey lines of {HEIGHT} pixels, got {image_size} and {in_channels} channels"
+            )
+        if width < 2:
+            raise UserError(f"width must be at least 2, got {width}")
+        self.features = nn.Sequential(  # height of the maps:
+            _block(1, width, 5, stride=2),  # 16
+            _block(width, 2 * width, 3, pool=(2, 2)),  # 8
+            _block(2 * width, 4 * width, 3, pool=(2, 1)),  # 4
+            _block(4 * width, 4 * width, 3, pool=(2, 1)),  # 2
+            _block(4 * width, 6 * width, (2, 3)),  # 1
+            nn.Dropout(0.1),
+            _Along(6 * width),
+            _Along(6 * width),
+        )
+        self.head = nn.Conv2d(6 * width, len(class_names) + 1, 1)
+        self.calibration = ReadingCalibration()
+        self.train_metrics = MetricCollection({"accuracy": TextAccuracy()}, prefix="train_")
+        self.val_metrics = MetricCollection(
+            {"accuracy": TextAccuracy(), "sign_accuracy": SignAccuracy()}, prefix="val_"
+        )
+        self.test_metrics = self.val_metrics.clone(prefix="test_")
+        if weights is not None:
+            self.start_from(read_start(Path(weights)), weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Read lines.
+
+        Args:
+            images: (B, 1, 32, W), uint8, or float in [0, 1]: light ink on black.
+
+        Returns:
+            (B, T, K + 1), float: scores of the blank and of each sign, for each of the T = W / 4 columns.
+        """
+        pixels = images.float() if images.is_floating_point() else images.float() / 255
+        maps = self.features((pixels - 0.15) / 0.25)
+        scores: Tensor = self.head(maps)
+        return scores[:, :, 0].transpose(1, 2)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, 1, 32, W), uint8 -> (B, T, K + 1), float32: probabilities of the blank and of each sign, by column."""
+        outputs: Tensor = self(images)
+        return (outputs.float() / self.calibration.temperature).softmax(dim=2)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """How unlikely the right texts are: the mean over (B, T, K + 1) outputs and (B, L) labels."""
+        return ctc_losses(outputs, labels).mean() if len(labels) else outputs.sum()
+
+
+def _block(
+    channels_in: int,
+    channels: int,
+    kernel: int | tuple[int, int],
+    stride: int = 1,
+    pool: tuple[int, int] | None = None,
+) -> nn.Sequential:
+    """Convolution, perhaps max-pooling, batch normalisation, ReLU; a kernel of two numbers spans all rows there are."""
+    padding = kernel // 2 if isinstance(kernel, int) else (0, kernel[1] // 2)
+    layers: list[nn.Module] = [nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)]
+    if pool is not None:
+        layers.append(nn.MaxPool2d(pool))
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+class _Along(nn.Module):
+    """What five neighbouring columns say, added to each column."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, (1, 5), padding=(0, 2), bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, D, 1, T) -> (B, D, 1, T)."""
+        mixed: Tensor = self.layers(maps)
+        return maps + mixed

@@ -1,0 +1,236 @@
+"""A reader is trained, scored, exported and refused where a classifier is meant; what CTC says is what it should."""
+
+import csv
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.errors import UserError
+from datamodules.strings import StringsDataModule, read_lines
+from lightning_modules.checkpoint import load_network
+from lightning_modules.commands import export, read
+from lightning_modules.ctc import ReadingCalibration, ctc_losses, edit_distance, match_text, read_texts
+from lightning_modules.networks import LineReader
+from lightning_modules.reading import as_labels, read_dataset
+from tests.conftest import draw_digit, draw_digits
+from tests.test_cli import best, fail, run
+
+DIGITS = ("--data.digits", "ImageFolderDataModule", "--data.digits.root", "digits", "--data.digits.image_size", "28")
+FIT = (
+    *("fit", "--model", "LineReader", "--model.width", "4", "--data", "StringsDataModule", *DIGITS),
+    *("--data.digits.classes", '["0_digits", "1_digits", "2_digits"]', "--data.composed", "128"),
+    *("--data.val_composed", "24", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--name", "tiny"),
+)
+
+
+def brute_force(outputs, text):
+    """The probability of a text: the sum over all columns' signs that read as it."""
+    shares = outputs.double().softmax(dim=1)
+    total = 0.0
+    for path in itertools.product(range(shares.shape[1]), repeat=len(shares)):
+        read_as = [label - 1 for label, _ in itertools.groupby(path) if label]
+        if read_as == text:
+            total += float(torch.stack([shares[column, label] for column, label in enumerate(path)]).prod())
+    return total
+
+
+def test_confidence_is_the_probability_of_all_ways_to_read_a_text():
+    outputs = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0))
+    texts = [[0, 1], [1, 1], []]
+    labels = as_labels(texts)
+    assert labels.tolist() == [[0, 1], [1, 1], [-1, -1]]
+    expected = [brute_force(*pair) for pair in zip(outputs, texts, strict=True)]
+    calibration = ReadingCalibration()
+    assert calibration.confidence(outputs, labels).tolist() == pytest.approx(expected, rel=1e-4)
+    calibration.temperature.fill_(2.0)
+    expected = [brute_force(*pair) for pair in zip(outputs / 2, texts, strict=True)]
+    assert calibration.confidence(outputs, labels).tolist() == pytest.approx(expected, rel=1e-4)
+    assert len(ctc_losses(outputs[:0], labels[:0])) == 0
+
+
+def test_a_text_is_read_without_repetitions_and_blanks():
+    columns = [0, 1, 1, 0, 1, 2, 2, 0, 0, 3]
+    outputs = torch.nn.functional.one_hot(torch.tensor([columns, [0] * 10]), 4).float()
+    assert read_texts(outputs) == [[0, 0, 1, 2], []]
+
+
+def test_the_likeliest_text_of_a_form_is_found():
+    outputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    names = ["7", "x"]
+    every = [list(text) for length in range(6) for text in itertools.product([0, 1], repeat=length)]
+    for pattern in ("[7x]{2}", "7+", "x7x?", "[7x]*"):
+        matching = [text for text in every if re.fullmatch(pattern, "".join(names[label] for label in text))]
+        likeliest = max(matching, key=lambda text: brute_force(outputs, text))
+        assert match_text(outputs, re.compile(pattern), names) == likeliest
+    assert match_text(outputs, re.compile("8"), names) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"),
+    [([], [], 0), ([1, 2], [1, 2], 0), ([1, 2], [2], 1), ([], [3, 3], 2), ([1, 2, 3], [3, 2, 1], 2)],
+)
+def test_edit_distance(one, other, distance):
+    assert edit_distance(one, other) == edit_distance(other, one) == distance
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder in which a tiny reader was trained."""
+    from lightning_modules.cli import main
+
+    home = tmp_path_factory.mktemp("reader")
+    draw_digits(home / "digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        assert main(list(FIT)) == 0
+    return home
+
+
+@pytest.fixture
+def reader(tiny, tmp_path, monkeypatch, capsys):
+    """The run folder of a tiny reader, in a folder of its own."""
+    shutil.copytree(tiny, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    capsys.readouterr()
+    return Path("runs/tiny/version_0")
+
+
+def test_a_run_leaves_what_a_classifiers_run_leaves(reader, capsys):
+    summary = json.loads((reader / "summary.json").read_text())
+    assert summary["model"] == "LineReader"
+    assert summary["val_images"] == 24
+    assert summary["val_sign_accuracy"] <= 1
+    for name in ("accuracy.png", "augmentation.png", "mistakes.png"):
+        assert Image.open(reader / name).size[0] > 500
+    assert (reader / "split.csv").read_text().splitlines()[0] == "file,label,subset"
+    model = load_network(reader / "checkpoints" / "best.ckpt", LineReader)
+    assert model.class_names == ["0_digits", "1_digits", "2_digits"]
+    assert model.calibration.temperature != 1
+    printed = run(capsys, "test", "--ckpt_path", best(reader))
+    assert "test_sign_accuracy" in printed
+    accuracy = float(re.search(r"test_accuracy +(\S+)", printed)[1])
+    assert accuracy == pytest.approx(summary["val_accuracy"], abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_reader(reader, capsys):
+    run(capsys, *FIT)
+    states = [torch.load(f"runs/tiny/version_{number}/checkpoints/last.ckpt")["state_dict"] for number in (0, 1)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    last = "runs/tiny/version_1/checkpoints/last.ckpt"
+    run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "2")  # nothing is left to do
+    assert Path("runs/tiny/version_2/summary.json").exists()
+
+
+def test_an_export_reads_as_the_checkpoint_does(reader, capsys):
+    picture = Image.new("RGB", (200, 60), "white")
+    for place in range(3):
+        ink = Image.fromarray(255 - np.asarray(draw_digit(place, 30).convert("L")))
+        picture.paste(ink.resize((40, 40)), (20 + 40 * place, 8))
+    picture.save("line.png")
+    assert export.main([str(reader), "exported"]) == 0
+    assert {path.name for path in Path("exported").iterdir()} == {
+        *("README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors")
+    }
+    card = Path("exported/README.md").read_text()
+    assert "A reader of numbers on pictures" in card
+    assert "{" not in card.partition("```json")[0]
+    capsys.readouterr()
+    said = []
+    for path in (best(reader), "exported"):
+        assert read.main(["line.png", "--ckpt_path", path, "--json"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
+def test_each_kind_of_network_is_refused_where_the_other_is_meant(tiny, trained, capsys):
+    assert "a LineReader, for the command `read`" in fail(
+        capsys, "predict", "--ckpt_path", best(tiny / "runs" / "tiny" / "version_0"), "--images", "."
+    )
+    draw_digit(0, 0).save("digit.png")
+    assert read.main(["digit.png", "--ckpt_path", best(trained)]) == 1
+    assert "a CustomCNN, where a LineReader is expected" in capsys.readouterr().err
+
+
+@pytest.fixture
+def strings(reader):
+    """A folder of 12 labelled lines."""
+    folder = Path("strings")
+    folder.mkdir()
+    rows = []
+    for number in range(12):
+        labels = [number % 3, (number + 1) % 3, number % 2]
+        line = Image.new("L", (120, 50), 240)
+        for place, label in enumerate(labels):
+            ink = 255 - np.asarray(draw_digit(label, number + place).convert("L"))
+            line.paste(Image.fromarray(ink).resize((36, 36)), (4 + 36 * place, 7))
+        line.save(folder / f"{number}.png")
+        rows.append((f"{number}.png", "".join(map(str, labels))))
+    with (folder / "strings.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "digits"), *rows])
+    return folder
+
+
+def test_labelled_lines_are_read_split_and_trained_on(strings, capsys, monkeypatch):
+    lines = read_lines(strings, ["0", "1", "2"])
+    assert lines.pixels.shape == (12, 1, 32, 160)
+    assert lines.labels[4, :4].tolist() == [1, 2, 0, -1]
+    assert (lines.pixels.reshape(12, -1).max(axis=1) > 200).all()
+    for name in ("0", "1", "2"):
+        Path(f"digits/{name}_digits").rename(f"digits/{name}")
+    classes = ("--data.digits.classes", '["0", "1", "2"]')
+    run(capsys, *FIT, *classes, "--data.strings", "strings", "--name", "own")
+    rows = Path("runs/own/version_0/split.csv").read_text().splitlines()
+    subsets = [row["subset"] for row in csv.DictReader(rows)]
+    assert subsets.count("val") == 2
+    assert subsets.count("train") == 10
+    assert json.loads(Path("runs/own/version_0/summary.json").read_text())["val_images"] == 2
+    printed = run(
+        capsys, "test", "--ckpt_path", "runs/own/version_0/checkpoints/best.ckpt", "--data.test_strings", "strings"
+    )
+    model = load_network(Path("runs/own/version_0/checkpoints/best.ckpt"), LineReader)
+    right = read_dataset(model, lines).right.float().mean().item()
+    assert float(re.search(r"test_accuracy +(\S+)", printed)[1]) == pytest.approx(right, abs=1e-4)
+    run(capsys, *FIT, *classes, "--model.weights", "runs/own/version_0/checkpoints/best.ckpt", "--name", "more")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (None, "strings.csv: no such file or directory"),
+        ("a,b\n1,2\n", "not a table of the columns file,digits"),
+        ("file,digits\n", "names no file"),
+        ("file,digits\n0.png,01x\n", "0.png: the text '01x' is not of the signs 0, 1, 2"),
+        ("file,digits\n0.png,\n", "0.png: the text '' is not of the signs"),
+        ("file,digits\nmissing.png,01\n", "missing.png: no such file or directory"),
+    ],
+)
+def test_labelled_lines_that_are_damaged_are_a_clear_error(strings, table, message):
+    (strings / "strings.csv").unlink()
+    if table is not None:
+        (strings / "strings.csv").write_text(table)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_lines(strings, ["0", "1", "2"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"composed": 0}, {"composed": -1}, {"val_composed": 0}, {"repeats": 0}, {"val_fraction": 1}]
+)
+def test_arguments_out_of_range_are_a_clear_error(wrong):
+    with pytest.raises(UserError):
+        StringsDataModule(**wrong)
+
+
+def test_a_reader_takes_grey_lines_of_its_height_only():
+    with pytest.raises(UserError, match="takes grey lines of 32 pixels, got 28 and 1 channels"):
+        LineReader(["0"], 1, 28)
+    assert LineReader(["0", "1"], 1, 32, width=4)(torch.zeros(2, 1, 32, 100, dtype=torch.uint8)).shape == (2, 25, 3)
