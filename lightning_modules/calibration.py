@@ -71,7 +71,7 @@ def refusal(digits: int, familiarity: float) -> str:
     if digits == 0:
         return "nothing on it"
     if digits > 1:
-        return f"{digits} digits: one a picture is expected"
+        return f"{digits} digits: `python -m lightning_modules read` reads numbers"
     return "unlike what was trained on" if familiarity < 0.5 else ""
 
 
