@@ -18,7 +18,7 @@ from benchmarks.harness import Measurement, Options, say
 from datamodules.image_files import ImageFileDataset
 from datamodules.images import find_images
 from lightning_modules.calibration import expected_calibration_error, refusal
-from lightning_modules.checkpoint import load_export
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.embedded import EMBEDDED
 
 OWN = ("DejaVu", "STIX", "cm")  # how the names of the fonts begin that were trained on
@@ -28,7 +28,7 @@ LETTERS = 600
 @torch.inference_mode()
 def answers(paths: list[Path], normalized: bool = True) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """(N, 10) probabilities, (N,) scores and the reasons against, of files."""
-    model = load_export(EMBEDDED)
+    model = load_classifier(EMBEDDED)
     assert model.normalizer is not None
     files = ImageFileDataset(paths, model.image_size, model.in_channels, model.normalizer if normalized else None)
     logits = torch.cat([model(files.batch(range(s, min(s + 64, len(files)))).images) for s in range(0, len(files), 64)])

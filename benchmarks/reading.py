@@ -15,7 +15,7 @@ from datamodules.ink import SIDE
 from datamodules.lines import find_lines
 from datamodules.strings import TABLE, read_lines
 from lightning_modules.checkpoint import load_network
-from lightning_modules.ctc import edit_distance
+from lightning_modules.ctc import sign_accuracy
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
 from lightning_modules.reading import read_dataset, read_picture
@@ -70,9 +70,9 @@ def sheet(model: LineReader, name: str, shape: Numbers, ruled: bool) -> list[Mea
         started = time.perf_counter()
         numbers = read_picture(model, picture)
         seconds.append(time.perf_counter() - started)
-    expected = [(row, text) for row, line in enumerate(texts) for text in line]
-    found = [(number.row, number.text) for number in numbers]
-    right = 100 * max(0.0, 1 - edit_distance(found, expected) / len(expected))
+    expected = [f"{row}:{text}" for row, line in enumerate(texts) for text in line]
+    found = [f"{number.row}:{number.text}" for number in numbers]
+    right = 100 * max(0.0, sign_accuracy([found], [expected]))
     lines = find_lines(picture, model.image_size)
     image = torch.from_numpy(lines[0].pixels.copy())[None, None]
     started = time.perf_counter()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augmentation import BaseAugmentation
-from datamodules.dataset import OUTLIER, Batch, Collection, ImageDataset
+from datamodules.dataset import OUTLIER, Batch, BatchDataset, Collection, ImageDataset
 from datamodules.errors import UserError
 from datamodules.imports import class_path
 from datamodules.loading import batches
@@ -22,7 +23,93 @@ from datamodules.normalizer import DigitNormalizer
 from datamodules.splits import read_split, split, write_split
 
 
-class ImageDataModule(LightningDataModule):
+class BaseDataModule(LightningDataModule):
+    """What our datamodules share: sets and their batches, and the arguments that a checkpoint keeps.
+
+    A subclass gives ``class_names``, ``image_size`` and ``in_channels``, fills the sets in ``setup``, and gives
+    ``augment`` and ``save_split``.
+
+    Args:
+        val_fraction: Share that is held out for validation, in (0, 1).
+        split_seed: Another seed gives another split; the training seed does not matter to it.
+        batch_size: Images a step and process.
+        augmentation: How training images are varied; None leaves them as they are.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    in_channels: int
+    train_set: BatchDataset | None
+    val_set: BatchDataset | None
+    test_set: BatchDataset | None
+
+    def __init__(
+        self, val_fraction: float, split_seed: int, batch_size: int, augmentation: BaseAugmentation | None
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        taken = inspect.signature(type(self)).parameters
+        for name in self.hparams.keys() - taken.keys():
+            del self.hparams[name]
+        for name, value in list(self.hparams.items()):
+            if isinstance(value, BaseDataModule):
+                self.hparams[name] = _describe(value, dict(value.hparams))
+            elif name == "augmentation" and value is not None:
+                if not is_dataclass(value):
+                    raise UserError(f"{type(value).__name__} must be a dataclass: a checkpoint keeps its settings")
+                self.hparams[name] = _describe(value, asdict(value))  # type: ignore[arg-type]
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction must lie in (0, 1), got {val_fraction}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.train_set = self.val_set = self.test_set = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        raise NotImplementedError
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images, in pixels."""
+        raise NotImplementedError
+
+    def augment(self, batch: Batch, epoch: int) -> Batch:
+        """Give a batch of training images the looks that they have in an epoch."""
+        raise NotImplementedError
+
+    def save_split(self, path: Path) -> None:
+        """Write ``split.csv``: file, label and subset of every image."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training images, uint8, in a new order each epoch."""
+        return self._batches(self.train_set, shuffle_seed=run_seed())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of validation images, uint8, in order."""
+        return self._batches(self.val_set, shuffle_seed=None)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of test images, uint8, in order."""
+        return self._batches(self.test_set, shuffle_seed=None)
+
+    def _batches(self, dataset: BatchDataset | None, shuffle_seed: int | None) -> DataLoader[Batch]:
+        assert dataset is not None
+        if self.trainer is None:
+            return batches(dataset, self.batch_size, shuffle_seed)
+        # Lightning looks for a sampler of its own kind to make the batches that are overfitted the same in each epoch.
+        reshuffle = not getattr(self.trainer, "overfit_batches", 0)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
+
+
+class ImageDataModule(BaseDataModule):
     """Split, batches and augmentation of a collection that a subclass loads.
 
     A subclass gives ``class_names``, ``image_size``, ``load`` and, where there is an official test set,
@@ -41,6 +128,10 @@ class ImageDataModule(LightningDataModule):
         UserError: An argument is out of its range.
     """
 
+    train_set: ImageDataset | None
+    val_set: ImageDataset | None
+    test_set: ImageDataset | None
+
     def __init__(
         self,
         in_channels: int = 1,
@@ -51,43 +142,13 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = None,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        taken = inspect.signature(type(self)).parameters
-        for name in self.hparams.keys() - taken.keys():
-            del self.hparams[name]
-        if "augmentation" in self.hparams and augmentation is not None:
-            if not is_dataclass(augmentation):
-                raise UserError(f"{type(augmentation).__name__} must be a dataclass: a checkpoint keeps its settings")
-            described = {"class_path": class_path(type(augmentation)), "init_args": asdict(augmentation)}
-            self.hparams["augmentation"] = described
+        super().__init__(val_fraction, split_seed, batch_size, augmentation)
         if in_channels not in (1, 3):
             raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction must lie in (0, 1), got {val_fraction}")
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.in_channels = in_channels
         self.classes = None if classes is None else [str(name) for name in classes]
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
         self.split_file = split_file
-        self.batch_size = batch_size
-        self.augmentation = augmentation
-        self.train_set: ImageDataset | None = None
-        self.val_set: ImageDataset | None = None
-        self.test_set: ImageDataset | None = None
         self._parameters: tuple[int, Tensor] | None = None
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
-        raise NotImplementedError
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images, in pixels."""
-        raise NotImplementedError
 
     def load(self) -> Collection:
         """Load the images that are split into training and validation."""
@@ -173,29 +234,6 @@ class ImageDataModule(LightningDataModule):
         collection = self.train_set.collection
         return DigitNormalizer.fit(collection.pixels, np.flatnonzero(collection.labels != OUTLIER))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of training images, uint8, in a new order each epoch."""
-        assert self.train_set is not None
-        return self._batches(self.train_set, shuffle_seed=run_seed())
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of validation images, uint8, in order."""
-        assert self.val_set is not None
-        return self._batches(self.val_set, shuffle_seed=None)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of test images, uint8, in order."""
-        assert self.test_set is not None
-        return self._batches(self.test_set, shuffle_seed=None)
-
-    def _batches(self, dataset: ImageDataset, shuffle_seed: int | None) -> DataLoader[Batch]:
-        if self.trainer is None:
-            return batches(dataset, self.batch_size, shuffle_seed)
-        # Lightning looks for a sampler of its own kind to make the batches that are overfitted the same in each epoch.
-        reshuffle = not getattr(self.trainer, "overfit_batches", 0)
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
-
     def augmentation_parameters(self, epoch: int) -> Tensor | None:
         """(N, 5 or 55), float32: this epoch's parameters of every training image; see ``Augmentation.draw``."""
         if self.augmentation is None or self.train_set is None:
@@ -216,6 +254,11 @@ class ImageDataModule(LightningDataModule):
         if self.augmentation is None or parameters is None:
             return batch
         return batch._replace(images=self.augmentation(batch.images, parameters[batch.indices.cpu()]))
+
+
+def _describe(part: object, arguments: dict[str, Any]) -> dict[str, Any]:
+    """How to build a part again, in plain values."""
+    return {"class_path": class_path(type(part)), "init_args": arguments}
 
 
 def run_seed() -> int:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from datamodules.augmentation import philox
-from datamodules.dataset import OUTLIER
-from datamodules.strokes import TIMES, curves
+from datamodules.dataset import OUTLIER, ImageDataset
+from datamodules.normalizer import DigitNormalizer, as_grey
+from datamodules.strokes import TIMES, curves, draw_stroke
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -22,7 +24,8 @@ DIGITS, OTHERS = len(LENGTHS), 4  # most signs of a line to read; and two separa
 SLOTS = DIGITS + OTHERS
 EACH, COMMON = 10, 48  # random numbers of a sign, and of a line
 TILE = 56  # side of what a sign is drawn on, in pixels
-FOOT, TALL = 24, 20  # row that a sign of 28 pixels stands on, and its height, as in MNIST
+SIDE, FOOT, TALL = 28, 24, 20  # of a sign's image, the row that it stands on, and its height, as in MNIST
+NOTHING, SIGN, SEPARATOR, END, NEIGHBOUR, OTHER = range(6)  # what is in a slot of a line
 # As in ``strokes``: 9 is the foot.
 SEPARATORS = ("49 59", "48 49 59 58 48", "58 49")
 ENDS = ("05 95", "03 93|06 96", "04 94|06 96", "20 29|70 79|03 93|06 96", "49 59", "15 75")
@@ -43,18 +46,16 @@ class Signs:
     boxes: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, pixels: Pixels, labels: Labels, classes: int) -> "Signs":
-        """Sort images by their labels, and add separators and ends.
+    def of(cls, images: ImageDataset, normalizer: DigitNormalizer, classes: int) -> "Signs":
+        """Bring images into MNIST's form, sort them by their labels, and add separators and ends.
 
         Args:
-            pixels: (N, S, S), uint8: light ink on black.
-            labels: (N,), int64; ``OUTLIER`` for what is not read.
+            images: N of them, square; ``OUTLIER`` is the label of what is not read.
+            normalizer: How they lie.
             classes: K.
         """
         generator = np.random.default_rng(0)
-        if pixels.shape[-1] != 28:
-            resized = [Image.fromarray(image).resize((28, 28), Image.Resampling.BILINEAR) for image in pixels]
-            pixels = np.stack([np.asarray(image) for image in resized])
+        pixels, labels = _as_mnist(images, normalizer), images.labels
         order = np.argsort(labels, kind="stable")
         outliers, order = order[labels[order] == OUTLIER], order[labels[order] != OUTLIER]
         counts = [*np.bincount(labels[order], minlength=classes), 60, 60, len(outliers)]
@@ -63,22 +64,40 @@ class Signs:
         ]
         every = np.concatenate([pixels[order], np.stack(drawn), pixels[outliers]])
         across, down = every.max(axis=1) > 96, every.max(axis=2) > 96
-        edges = (across.argmax(1), 28 - across[:, ::-1].argmax(1), 28 - down[:, ::-1].argmax(1))
+        edges = (across.argmax(1), SIDE - across[:, ::-1].argmax(1), SIDE - down[:, ::-1].argmax(1))
         return cls(every, np.concatenate([[0], np.cumsum(counts)]), np.stack(edges, axis=1).astype(np.float32))
 
 
+def _as_mnist(images: ImageDataset, normalizer: DigitNormalizer) -> Pixels:
+    """(N, 28, 28), uint8: light ink on black, as large as in MNIST."""
+    grey = np.stack([as_grey(image) for image in images.collection.pixels[images.rows]])
+    if (normalizer.ground, normalizer.ink) != (0, 255):
+        share = (grey - np.float32(normalizer.ground)) / np.float32(normalizer.ink - normalizer.ground)
+        grey = (255 * share).round().clip(0, 255).astype(np.uint8)
+    side = round(TALL / normalizer.extent[1])
+    if side != grey.shape[-1]:
+        resized = [Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in grey]
+        grey = np.stack([np.asarray(image) for image in resized])
+    margin = max(0, SIDE - side)
+    grey = np.pad(grey, ((0, 0), (margin // 2, margin - margin // 2), (margin // 2, margin - margin // 2)))
+    first = (grey.shape[-1] - SIDE) // 2
+    return grey[:, first : first + SIDE, first : first + SIDE]
+
+
 def _draw_sign(generator: np.random.Generator, form: str) -> Pixels:
-    image = Image.new("L", (28 * TIMES, 28 * TIMES))
+    image = Image.new("L", (SIDE * TIMES, SIDE * TIMES))
     brush = ImageDraw.Draw(image)
     moved = generator.normal(0, 0.4, 2)
     for points in curves(form):
-        x, y = ((points + moved + generator.normal(0, 0.2, points.shape[1])).T) * TALL / 9
-        placed = [((u + 4) * TIMES, (v + FOOT - TALL) * TIMES) for u, v in zip(x, y, strict=True)]
-        width = generator.uniform(2.2, 3.2) * TIMES
-        brush.line(placed, fill=255, width=round(width), joint="curve")
-        for u, v in (placed[0], placed[-1]):
-            brush.ellipse((u - width / 2, v - width / 2, u + width / 2, v + width / 2), fill=255)
-    return np.asarray(image.resize((28, 28), Image.Resampling.BOX))
+        placed = (points + moved + generator.normal(0, 0.2, points.shape[1])) * TALL / 9 + (4, FOOT) - (0, TALL)
+        draw_stroke(brush, placed * TIMES, generator.uniform(2.2, 3.2) * TIMES / 2)
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+@lru_cache
+def _grain(height: int, width: int) -> Tensor:
+    """(4 height, 4 width), float32: noise to cut the grain of lines out of."""
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((4 * height, 4 * width), np.float32))
 
 
 @dataclass(frozen=True)
@@ -114,31 +133,33 @@ class Composer:
         return self._paper(common, canvas), labels[:, :DIGITS]
 
     def _text(self, common: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, SLOTS) labels, -1 for what isn't read, and kinds: nothing, to read, separator, end, neighbour, other."""
+        """(B, SLOTS) labels, -1 for what isn't read, and what is in each slot, from ``NOTHING`` to ``OTHER``."""
         classes = len(self.signs.starts) - 4
-        count = (common[:, :1] > torch.tensor(LENGTHS).cumsum(0)[:-1]).sum(1) + 1
+        count = (common[:, :1] > torch.tensor(LENGTHS).cumsum(0)[:-1]).sum(1, keepdim=True) + 1
         labels = (each[:, :, 0] * classes).long().clamp_max(classes - 1)
         again = each[:, :, 1] < 0.2
         for slot in range(1, DIGITS):  # the same sign twice is what readers stumble over
             labels[:, slot] = torch.where(again[:, slot], labels[:, slot - 1], labels[:, slot])
         slots = torch.arange(SLOTS)
-        kinds = torch.where(slots < count[:, None], 1, 0).expand(-1, SLOTS).clone()
-        kinds[:, DIGITS:] = 0
-        kinds[:, DIGITS] = torch.where((common[:, 1] < 0.4) & (count > 1), 2, 0)
-        kinds[:, DIGITS + 1] = torch.where((common[:, 1] < 0.1) & (count > 3), 2, 0)
-        kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.3, 3, 0)
-        kinds[:, DIGITS + 3] = torch.where(common[:, 3] < 0.15, 4, 0)
-        if self.signs.starts[-1] > self.signs.starts[-2]:
-            kinds[(common[:, 19] < 0.08) & (count < 5)] *= torch.where(slots < DIGITS, 5, 0)
-        return torch.where(kinds == 1, labels, OUTLIER), kinds
+        kinds = torch.where(slots < count, SIGN, NOTHING)  # of the slots behind the signs none is below the count
+        count = count[:, 0]
+        kinds[:, DIGITS] = torch.where((common[:, 1] < 0.4) & (count > 1), SEPARATOR, NOTHING)
+        kinds[:, DIGITS + 1] = torch.where((common[:, 1] < 0.1) & (count > 3), SEPARATOR, NOTHING)
+        kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.3, END, NOTHING)
+        kinds[:, DIGITS + 3] = torch.where(common[:, 3] < 0.15, NEIGHBOUR, NOTHING)
+        if self.signs.starts[-1] > self.signs.starts[-2]:  # what is not read, in place of what is
+            others = ((common[:, 19] < 0.08) & (count < 5))[:, None]
+            kinds = torch.where(others, torch.where(kinds == SIGN, OTHER, NOTHING), kinds)
+        return torch.where(kinds == SIGN, labels, OUTLIER), kinds
 
     def _write(self, common: Tensor, each: Tensor, labels: Tensor, kinds: Tensor) -> Tensor:
         """(B, H, W), float32 in [0, 1]: the ink."""
         starts = torch.from_numpy(self.signs.starts)
         lines, (low, high) = len(common), (0.5 * self.height, 0.97 * self.height)
         group = torch.where(labels >= 0, labels, 0)
-        group[kinds == 2], group[kinds == 3], group[kinds == 5] = (len(starts) - place for place in (4, 3, 2))
-        group = torch.where(kinds == 4, (each[:, :, 0] * (len(starts) - 4)).long(), group)
+        for kind, behind in ((SEPARATOR, 4), (END, 3), (OTHER, 2)):
+            group[kinds == kind] = len(starts) - behind
+        group = torch.where(kinds == NEIGHBOUR, (each[:, :, 0] * (len(starts) - 4)).long(), group)
         first, after = starts[group], starts[group + 1]
         sign = torch.minimum(first + (each[:, :, 2] * (after - first)).long(), after - 1)
         left, right, foot = torch.from_numpy(self.signs.boxes)[sign].unbind(-1)
@@ -150,15 +171,15 @@ class Composer:
         slant = 0.25 * _normal(common[:, 7:8], common[:, 8:9]) + 0.16 * (each[:, :, 6] - 0.5)
         # Along the line: digits in order, separators between two of them, the end behind all.
         place = torch.arange(SLOTS).expand(lines, -1).float().clone()
-        count = (kinds == 1).sum(1)
+        count = (kinds == SIGN).sum(1)
         third = torch.where(common[:, 9] < 0.7, count - 3, (common[:, 10] * count).long()).clamp(1, DIGITS - 1)
         place[:, DIGITS] = torch.minimum(third, count - 1) - 0.5
         place[:, DIGITS + 1] = count - 2.5
         place[:, DIGITS + 2] = DIGITS + 0.5
-        wide = torch.where((kinds > 0) & (kinds != 4), (right - left) * zoom_x, 0.0)
+        wide = torch.where((kinds != NOTHING) & (kinds != NEIGHBOUR), (right - left) * zoom_x, 0.0)
         gap = tall * (-0.12 + 0.45 * common[:, 11:12] ** 2 + 0.2 * (each[:, :, 7] - 0.5))
         gap = torch.maximum(gap, -0.25 * wide)
-        gap = torch.where((kinds == 2) | (kinds == 3), gap.clamp_min(1.5) + 0.25 * tall * each[:, :, 8], gap)
+        gap = torch.where((kinds == SEPARATOR) | (kinds == END), gap.clamp_min(1.5) + 0.25 * tall * each[:, :, 8], gap)
         step = torch.where(wide > 0, (wide + gap).clamp_min(2.5), 0.0)
         order = place.argsort(dim=1)
         ahead = step.gather(1, order).cumsum(1) - step.gather(1, order)
@@ -175,12 +196,12 @@ class Composer:
         base = self.height - room * common[:, 15:16] - 0.5
         base = base + (common[:, 16:17] - 0.5) * 0.14 * (middle - self.width / 2) * (free < self.width)
         base = base + tall * 0.16 * (each[:, :, 9] - 0.5)
-        stands = (kinds == 1) | (kinds == 5)
-        y = torch.where(stands, base - (foot - 14) * zoom_y, base - (FOOT - 14) * zoom_y)
-        beside = kinds == 4
+        stands = (kinds == SIGN) | (kinds == OTHER)
+        y = torch.where(stands, base - (foot - SIDE / 2) * zoom_y, base - (FOOT - SIDE / 2) * zoom_y)
+        beside = kinds == NEIGHBOUR
         y = torch.where(beside, torch.where(each[:, :, 8] < 0.5, -0.3 * tall, self.height + 0.3 * tall), y)
         middle = torch.where(beside, each[:, :, 9] * self.width, middle)
-        return self._stamp(sign, kinds > 0, middle, y, (left + right) / 2, zoom_x, zoom_y, slant, common)
+        return self._stamp(sign, kinds != NOTHING, middle, y, (left + right) / 2, zoom_x, zoom_y, slant, common)
 
     def _stamp(
         self,
@@ -204,10 +225,10 @@ class Composer:
         lean = slant[chosen]
         # From a tile's pixels, counted from its middle, to the sign's, and then to the units of grid_sample.
         tilt = lean * across
-        move_x = -offset_x * across - offset_y * tilt + centre[chosen] - 14
-        points = ((2 * torch.arange(TILE) + 1) / TILE - 1) * TILE / 28
-        grid_x = across.view(-1, 1, 1) * points + (tilt[:, None] * points + move_x[:, None] / 14)[:, :, None]
-        grid_y = down[:, None] * points - offset_y[:, None] * down[:, None] / 14
+        move_x = -offset_x * across - offset_y * tilt + centre[chosen] - SIDE / 2
+        points = ((2 * torch.arange(TILE) + 1) / TILE - 1) * TILE / SIDE
+        grid_x = across.view(-1, 1, 1) * points + (tilt[:, None] * points + move_x[:, None] / (SIDE / 2))[:, :, None]
+        grid_y = down[:, None] * points - offset_y[:, None] * down[:, None] / (SIDE / 2)
         grid = torch.stack([grid_x, grid_y[:, :, None].expand_as(grid_x)], dim=3)
         drawn = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
         thin = (0.3 + 0.42 * common[:, 17])[line].view(-1, 1, 1)
@@ -224,9 +245,7 @@ class Composer:
 
     def _paper(self, common: Tensor, ink: Tensor) -> Tensor:
         """(B, H, W) ink -> (B, 1, H, W), uint8: on paper with lines, a printed ground and grain."""
-        field = torch.from_numpy(
-            np.random.default_rng(0).standard_normal((4 * self.height, 4 * self.width), np.float32)
-        )
+        field = _grain(self.height, self.width)
         lines = len(ink)
         y, x = torch.arange(self.height)[:, None].float(), torch.arange(self.width).float()
 

@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.dataset import Batch, BatchDataset
 from datamodules.images import ImageError, named_images, read_image
-from datamodules.ink import SIDE
 from datamodules.loading import ShardSampler, keep_batch
-from datamodules.normalizer import DigitNormalizer, Seen, normalize
+from datamodules.normalizer import DigitNormalizer, Seen, max_side, normalize
 
 
 class ImageFileDataset(BatchDataset):
@@ -69,7 +68,7 @@ class ImageFileDataset(BatchDataset):
         Raises:
             ImageError: It can't be read.
         """
-        return read_image(path, channels=3, side=None if self.normalizer is None else SIDE)
+        return read_image(path, channels=3, side=max_side(self.normalizer))
 
     def see(self, image: Image.Image) -> Seen:
         """A picture, of mode ``RGB``, as the network takes it."""

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,13 @@ def passed_over(folder: Path, passed: list[Path]) -> str | None:
 def no_images(folder: Path) -> UserError:
     """What to raise for a folder in which ``find_images`` finds none."""
     return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+
+
+def unreadable(errors: Sequence[str], count: int) -> UserError:
+    """What to raise where some of ``count`` images can't be read, by what is wrong with each."""
+    broken = "\n  ".join(errors)
+    what = "images can't be read, so nothing is written; repair them or leave them out"
+    return UserError(f"{len(errors)} of {count} {what}:\n  {broken}")
 
 
 def named_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:

@@ -35,7 +35,12 @@ def read_pixels(picture: Image.Image | Pixels) -> tuple[Pixels, float]:
 def find_ink(pixels: Pixels, work: int = WORK) -> tuple[Map, float] | None:
     """How much ink there is at each place of a picture, and how much the ground's grain varies, in grey levels.
 
-    (H, W, C), uint8 -> (h, w), float.
+    Args:
+        pixels: (H, W, C), uint8.
+        work: Longest side of what is given back: larger pictures are halved.
+
+    Returns:
+        (h, w), float32, and the grain; None where nothing differs from its ground.
     """
     longest = max(pixels.shape[:2])
     modes = [ground_level(pixels[..., channel]) for channel in range(pixels.shape[2])]

@@ -10,10 +10,11 @@ from PIL import Image
 
 from datamodules.ink import FAINT, SIDE, Map, Parts, Pixels, find_ink, peak_of, read_pixels, without_lines
 
+HEIGHT = 32  # of a line that is read, in pixels
 CLEAR = 8  # standard deviations of the ground by which ink is clear; a printed ground leaves half of that
 MANY = 40  # parts of what is not clear, beyond which it is grain
 APART = 0.7  # heights of a sign: what is wider apart is not of one number
-LARGE = 0.5  # of the usual height: what is lower is a dot, a dash or a part of a sign
+LARGE = 0.5  # of the usual or the tallest height: what is lower is a dot, a dash or a part of a sign
 MARGIN = 0.08  # heights of a line that are left above and below it
 FULL = 98.5  # per cent of the pixels of a line have less ink than what is full
 
@@ -75,14 +76,13 @@ def find_lines(picture: Image.Image | Pixels, height: int) -> list[Line]:
     return lines
 
 
-def read_line(picture: Image.Image | Pixels, height: int) -> Pixels:
+def crop_line(picture: Image.Image | Pixels, height: int) -> Pixels:
     """A picture of one line, cut to its ink: (height, W), uint8, light ink on black; black where there is none."""
     found = _signs(picture)
     if found is None:
         return np.zeros((height, height), np.uint8)
     ink, signs, scale = found
-    tall = max(sign.height for sign in signs)
-    large = [sign for sign in signs if sign.height > 0.4 * tall]
+    large = _large(signs)
     whole = _Sign(0, min(sign.top for sign in large), ink.shape[1], max(sign.bottom for sign in large))
     return _cut(ink, [whole], 0.0, height, scale, 0).pixels
 
@@ -110,8 +110,14 @@ def _signs(picture: Image.Image | Pixels) -> tuple[Map, list[_Sign], float] | No
     return ink, signs, scale * len(pixels) / len(ink)
 
 
+def _large(signs: list[_Sign]) -> list[_Sign]:
+    """Those that are no dots, dashes or parts of a sign."""
+    tallest = max(sign.height for sign in signs)
+    return [sign for sign in signs if sign.height > LARGE * tallest]
+
+
 def _rows(signs: list[_Sign]) -> list[list[_Sign]]:
-    """Signs that stand side by side, however far apart: each follows the nearest on its left that it overlaps."""
+    """Signs that stand side by side, however far apart: each joins the row whose last three it is most level with."""
     heights = np.array([sign.height for sign in signs])
     usual = float(np.percentile(np.repeat(heights, heights), 50))
     large = sorted((sign for sign in signs if sign.height > LARGE * usual), key=lambda sign: sign.left)
@@ -143,17 +149,16 @@ def _rows(signs: list[_Sign]) -> list[list[_Sign]]:
 
 def _slope(row: list[_Sign]) -> float:
     """How far a row falls from pixel to pixel; 0 for a short one."""
-    heights = [sign.height for sign in row]
-    large = [sign for sign in row if sign.height > 0.5 * max(heights)]
+    large = _large(row)
     x = np.array([(sign.left + sign.right) / 2 for sign in large])
-    if len(large) < 4 or x.max() - x.min() < 3 * max(heights):
+    if len(large) < 4 or x.max() - x.min() < 3 * max(sign.height for sign in large):
         return 0.0
     return float(np.polyfit(x, [sign.middle for sign in large], 1)[0])
 
 
 def _numbers(row: list[_Sign]) -> list[list[_Sign]]:
     """Cut a row where its signs are wide apart."""
-    usual = float(np.median([sign.height for sign in row if sign.height > 0.4 * max(one.height for one in row)]))
+    usual = float(np.median([sign.height for sign in _large(row)]))
     numbers = [[row[0]]]
     right = row[0].right
     for sign in row[1:]:
@@ -161,7 +166,7 @@ def _numbers(row: list[_Sign]) -> list[list[_Sign]]:
             numbers.append([])
         numbers[-1].append(sign)
         right = max(right, sign.right)
-    return [number for number in numbers if max(sign.height for sign in number) > 0.4 * usual]
+    return [number for number in numbers if max(sign.height for sign in number) > LARGE * usual]
 
 
 def _cut(ink: Map, signs: list[_Sign], slope: float, height: int, scale: float, row: int) -> Line:

@@ -13,6 +13,7 @@ from datamodules.images import to_pixels
 from datamodules.ink import (
     CANVAS,
     FAINT,
+    SIDE,
     Map,
     Mask,
     Parts,
@@ -283,6 +284,11 @@ def normalize(image: Image.Image, size: int, channels: int, normalizer: DigitNor
     if found.image is None or found.box is None:
         return Seen(resized, whole, digits=0)
     return Seen(to_pixels(Image.fromarray(found.image).convert(mode), size), found.box, found.digits)
+
+
+def max_side(normalizer: DigitNormalizer | None) -> int | None:
+    """The longer side, in pixels, beyond which nothing more of a picture is seen; None where all of it is."""
+    return None if normalizer is None else SIDE
 
 
 def as_grey(pixels: Pixels) -> Pixels:

@@ -3,31 +3,24 @@
 import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
-from datamodules.base import ImageDataModule, run_seed
+from datamodules.base import BaseDataModule, ImageDataModule, run_seed
 from datamodules.composing import DIGITS, Composer, Signs
 from datamodules.dataset import OUTLIER, Batch, BatchDataset
 from datamodules.digits import DigitsDataModule
 from datamodules.errors import UserError, reason
 from datamodules.images import read_image
-from datamodules.imports import class_path
 from datamodules.ink import SIDE
-from datamodules.lines import read_line
-from datamodules.loading import batches
-from datamodules.normalizer import as_grey
+from datamodules.lines import HEIGHT, crop_line
 from datamodules.splits import pixel_digests, split
 from datamodules.text import as_text
 from datamodules.writing import write_csv
@@ -35,7 +28,7 @@ from datamodules.writing import write_csv
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-HEIGHT, WIDTH = 32, 160  # of a line, in pixels; longer ones are squeezed
+WIDTH = 160  # of a line that is trained on, in pixels; longer ones are squeezed
 TABLE = "strings.csv"  # of labelled lines: file,digits
 
 
@@ -66,7 +59,7 @@ class Lines(BatchDataset):
         return Batch(torch.from_numpy(pixels), torch.from_numpy(labels), torch.as_tensor(rows, dtype=torch.int64))
 
 
-class StringsDataModule(LightningDataModule):
+class StringsDataModule(BaseDataModule):
     """Lines of digits for a reader: composed of single ones, and labelled ones, if there are some.
 
     Args:
@@ -89,6 +82,9 @@ class StringsDataModule(LightningDataModule):
 
     in_channels = 1
     image_size = HEIGHT
+    train_set: Lines | None
+    val_set: Lines | None
+    test_set: Lines | None
 
     def __init__(
         self,
@@ -105,27 +101,16 @@ class StringsDataModule(LightningDataModule):
             degrees=2, translate=(0.03, 0.06), scale=(0.85, 1.1), contrast=0.2, elastic=0.03
         ),
     ) -> None:
-        super().__init__()
-        self.digits = DigitsDataModule() if digits is None else digits
-        self.save_hyperparameters(ignore=["digits", "augmentation"], logger=False)
-        self.hparams["digits"] = describe(self.digits, dict(self.digits.hparams))
-        settings: Any = augmentation
-        self.hparams["augmentation"] = settings and describe(settings, asdict(settings))
-        if composed < 0 or val_composed < 1 or repeats < 1 or batch_size < 1:
-            raise UserError("composed must be at least 0; val_composed, repeats and batch_size at least 1")
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction must lie in (0, 1), got {val_fraction}")
+        super().__init__(val_fraction, split_seed, batch_size, augmentation)
+        if composed < 0 or val_composed < 1 or repeats < 1:
+            raise UserError("composed must be at least 0; val_composed and repeats at least 1")
         if composed == 0 and strings is None:
             raise UserError("there is nothing to train on: composed is 0, and strings names no folder")
+        self.digits = DigitsDataModule() if digits is None else digits
         self.composed, self.val_composed, self.repeats = composed, val_composed, repeats
         self.strings, self.test_strings = strings, test_strings
-        self.val_fraction, self.split_seed, self.batch_size = val_fraction, split_seed, batch_size
-        self.augmentation = augmentation
-        self.train_set: Lines | None = None
-        self.val_set: Lines | None = None
-        self.test_set: Lines | None = None
         self._composer: Composer | None = None
-        self._parameters: tuple[int, Tensor, Tensor | None] | None = None
+        self._parameters: tuple[int, Tensor | None, Tensor | None] | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -133,41 +118,50 @@ class StringsDataModule(LightningDataModule):
         return self.digits.class_names
 
     def prepare_data(self) -> None:
-        """Download what ``digits`` needs, once for all processes of a machine."""
-        self.digits.prepare_data()
+        """Download what ``digits`` needs, once for all processes of a machine; labelled lines to test on need none."""
+        if self.test_strings is None or self.trainer is None or not self.trainer.testing:
+            self.digits.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Load the digits and labelled lines; the result is the same in every stage and process."""
+        """Load the digits and labelled lines; the result is the same in every stage and process.
+
+        Raises:
+            UserError: The images of ``digits`` are not strokes on an even ground, or as ``read_lines``.
+        """
         if stage == "test" and self.test_strings is not None:
             self.test_set = self.test_set or read_lines(Path(self.test_strings), self.class_names)
             return
         if self.train_set is None:
-            self._load()
+            val_signs = self._load_signs() if self.composed or self.strings is None else None
+            if self.strings is not None:
+                self._split(read_lines(Path(self.strings), self.class_names))
+            elif val_signs is not None:
+                composer = Composer(val_signs, HEIGHT, WIDTH)
+                numbers = composer.draw(self.split_seed, 0, self.val_composed)
+                parts = [composer(part) for part in torch.split(numbers, 256)]
+                pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
+                self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
+                self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
         if stage == "test":
             self.test_set = self.val_set
 
-    def _load(self) -> None:
+    def _load_signs(self) -> Signs:
+        """Load the digits that training lines are composed of; returns those that are held out."""
         self.digits.setup("fit")
+        normalizer = self.digits.fit_normalizer()
+        if normalizer is None:
+            raise UserError(
+                f"lines are composed of strokes on an even ground, which the images of {type(self.digits).__name__} "
+                "are not"
+            )
         train, val = self.digits.train_set, self.digits.val_set
         assert train is not None
         assert val is not None
         classes = len(self.class_names)
-        grey = [
-            np.stack([as_grey(image) for image in images.collection.pixels[images.rows]]) for images in (train, val)
-        ]
-        train_signs, val_signs = (
-            Signs.of(images, part.labels, classes) for images, part in zip(grey, (train, val), strict=True)
-        )
-        self._composer = Composer(train_signs, HEIGHT, WIDTH)
-        if self.strings is None:
-            composer = Composer(val_signs, HEIGHT, WIDTH)
-            numbers = composer.draw(self.split_seed, 0, self.val_composed)
-            parts = [composer(part) for part in torch.split(numbers, 256)]
-            pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
-            self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
-            self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
-            return
-        lines = read_lines(Path(self.strings), self.class_names)
+        self._composer = Composer(Signs.of(train, normalizer, classes), HEIGHT, WIDTH)
+        return Signs.of(val, normalizer, classes)
+
+    def _split(self, lines: Lines) -> None:
         one_class = np.zeros(len(lines), np.int64)
         in_validation = split(one_class, pixel_digests(lines.pixels), self.val_fraction, self.split_seed)
         held, kept = np.flatnonzero(in_validation), np.tile(np.flatnonzero(~in_validation), self.repeats)
@@ -175,30 +169,8 @@ class StringsDataModule(LightningDataModule):
         self.val_set = Lines(lines.pixels[held], lines.labels[held], names[held].tolist())
         self.train_set = Lines(lines.pixels[kept], lines.labels[kept], names[kept].tolist(), self.composed)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of training lines, in a new order each epoch; composed once they are on their device."""
-        assert self.train_set is not None
-        return self._batches(self.train_set, shuffle_seed=run_seed())
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of validation lines, uint8, in order."""
-        assert self.val_set is not None
-        return self._batches(self.val_set, shuffle_seed=None)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of test lines, uint8, in order."""
-        assert self.test_set is not None
-        return self._batches(self.test_set, shuffle_seed=None)
-
-    def _batches(self, lines: Lines, shuffle_seed: int | None) -> DataLoader[Batch]:
-        if self.trainer is None:
-            return batches(lines, self.batch_size, shuffle_seed)
-        reshuffle = not getattr(self.trainer, "overfit_batches", 0)
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return batches(lines, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
-
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Compose and vary training lines; leave all others as they are."""
+        """Compose and vary training lines, on the CPU; leave all others as they are."""
         if self.trainer is None or not self.trainer.training:
             return batch
         return self.augment(batch, self.trainer.current_epoch)
@@ -208,16 +180,16 @@ class StringsDataModule(LightningDataModule):
 
         What each is follows from the seed, the epoch and its number alone.
         """
-        assert self._composer is not None
         assert self.train_set is not None
         if self._parameters is None or self._parameters[0] != epoch:
             seed = run_seed()
+            numbers = None if self._composer is None else self._composer.draw(seed, epoch, self.composed)
             varied = None if self.augmentation is None else self.augmentation.draw(seed, epoch, len(self.train_set))
-            self._parameters = epoch, self._composer.draw(seed, epoch, self.composed), varied
+            self._parameters = epoch, numbers, varied
         _, numbers, varied = self._parameters
         images, labels = batch.images.float() / 255, batch.labels.clone()
         fresh = batch.indices < self.composed
-        if fresh.any():
+        if self._composer is not None and numbers is not None and fresh.any():
             composed, texts = self._composer(numbers[batch.indices[fresh]])
             images[fresh] = composed.float() / 255
             labels[fresh, : texts.shape[1]] = texts
@@ -265,7 +237,7 @@ def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
         labels[row, : len(line)] = line
 
     def read(name: str) -> Pixels:
-        return fit(read_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT))
+        return fit(crop_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT))
 
     names = [name for name, _ in rows]
     with ThreadPoolExecutor() as pool:
@@ -278,8 +250,3 @@ def fit(line: Pixels) -> Pixels:
     if line.shape[1] > WIDTH:
         return np.asarray(Image.fromarray(line).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
     return np.pad(line, ((0, 0), (0, WIDTH - line.shape[1])))
-
-
-def describe(part: object, arguments: dict[str, Any]) -> dict[str, Any]:
-    """How to build a part again, in plain values."""
-    return {"class_path": class_path(type(part)), "init_args": arguments}

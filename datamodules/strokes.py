@@ -167,10 +167,15 @@ def write(strokes: Sequence[Points], generator: np.random.Generator, size: int, 
     radius = pen * side / 2
     for points in moved:
         placed = (points - (low + high) / 2) * zoom + side / 2
-        brush.line([(x, y) for x, y in placed], fill=255, width=max(1, round(2 * radius)), joint="curve")
-        for x, y in (placed[0], placed[-1]):
-            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        draw_stroke(brush, placed, radius)
     return _centred(image, size)
+
+
+def draw_stroke(brush: ImageDraw.ImageDraw, points: Points, radius: float) -> None:
+    """Draw a stroke with round ends through (M, 2) points, in pixels."""
+    brush.line([(x, y) for x, y in points], fill=255, width=max(1, round(2 * radius)), joint="curve")
+    for x, y in (points[0], points[-1]):
+        brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
 
 def _centred(image: Image.Image, size: int) -> Pixels:

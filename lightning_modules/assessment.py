@@ -8,14 +8,15 @@ from lightning import LightningDataModule
 from matplotlib.figure import Figure
 
 from datamodules.base import ImageDataModule
-from datamodules.dataset import gather
+from datamodules.dataset import ImageDataset, gather
 from datamodules.strings import StringsDataModule
 from lightning_modules.classifier import Classifier
-from lightning_modules.evaluation import calibrate
+from lightning_modules.evaluation import Predictions, evaluate
+from lightning_modules.evaluation import calibrate as fit_calibration
 from lightning_modules.network import Network
 from lightning_modules.networks.line_reader import LineReader
 from lightning_modules.plots import plot_confusion_matrix, plot_misread, plot_mistakes
-from lightning_modules.reading import read_dataset
+from lightning_modules.reading import Readings, read_dataset
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,36 @@ class Assessment:
 
 
 @singledispatch
+def score(model: Network, data: LightningDataModule, calibrate: bool = False) -> Any:
+    """What a network says of the validation images, and what is true.
+
+    Args:
+        model: The network.
+        data: What it was trained on.
+        calibrate: Fit the network's calibration to them first.
+
+    Returns:
+        ``Predictions`` of a classifier, ``Readings`` of a reader.
+
+    Raises:
+        UserError: Its outputs are not finite.
+    """
+    raise NotImplementedError(type(model).__name__)
+
+
+@score.register
+def _(model: Classifier, data: LightningDataModule, calibrate: bool = False) -> Predictions:
+    images = _images(data) or data.val_dataloader()
+    return fit_calibration(model, images) if calibrate else evaluate(model, images)
+
+
+@score.register
+def _(model: LineReader, data: StringsDataModule, calibrate: bool = False) -> Readings:
+    assert data.val_set is not None
+    return read_dataset(model, data.val_set, calibrate=calibrate)
+
+
+@singledispatch
 def assess(model: Network, data: LightningDataModule) -> Assessment:
     """Calibrate a network by the validation images, and say how well it does.
 
@@ -48,27 +79,32 @@ def assess(model: Network, data: LightningDataModule) -> Assessment:
 
 @assess.register
 def _(model: Classifier, data: LightningDataModule) -> Assessment:
-    images = data.val_set if isinstance(data, ImageDataModule) else None
-    found = calibrate(model, images or data.val_dataloader())
+    found = score(model, data, calibrate=True)
     per_class = found.confusion.diag() / found.confusion.sum(dim=1)
+    images = _images(data) or gather(data.val_dataloader())
     return Assessment(
-        int(found.confusion.diag().sum()),
-        len(found.labels),
+        int(found.right.sum()),
+        len(found.right),
         {"val_accuracy_per_class": dict(zip(model.class_names, per_class.tolist(), strict=True))},
         {
             "confusion_matrix": plot_confusion_matrix(found, model.class_names),
-            "mistakes": plot_mistakes(images or gather(data.val_dataloader()), found, model.class_names),
+            "mistakes": plot_mistakes(images, found, model.class_names),
         },
     )
 
 
 @assess.register
 def _(model: LineReader, data: StringsDataModule) -> Assessment:
+    found = score(model, data, calibrate=True)
     assert data.val_set is not None
-    found = read_dataset(model, data.val_set, calibrate=True)
     return Assessment(
         int(found.right.sum()),
-        len(found.texts),
+        len(found.right),
         {"val_sign_accuracy": found.sign_accuracy},
         {"mistakes": plot_misread(data.val_set, found, model.class_names)},
     )
+
+
+def _images(data: LightningDataModule) -> ImageDataset | None:
+    """The validation images of one of our datamodules; None of another's."""
+    return data.val_set if isinstance(data, ImageDataModule) else None

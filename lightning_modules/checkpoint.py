@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
-    """Build the classifier that a checkpoint holds, ready to predict.
+    """Build the classifier that a checkpoint, or an exported folder, holds, ready to predict; nothing in it is run.
 
     Raises:
         UserError: As ``load_network``.
@@ -51,7 +51,7 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
 
 
 def load_network(path: Path, kind: type[N], device: torch.device | str = "cpu") -> N:
-    """Build the network that a checkpoint, or an exported folder, holds, ready to be used.
+    """Build the network that a checkpoint, or an exported folder, holds, ready to be used; nothing in it is run.
 
     Its ``class_names``, ``in_channels`` and ``image_size`` say what it takes and gives.
 
@@ -145,17 +145,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if is_ours(config["model_class"]):
             config["hyper_parameters"] = with_recipe(config["hyper_parameters"])
     except OSError as error:
-        raise UserError(f"{folder}: not an exported classifier ({CONFIG}: {reason(error)})") from error
+        raise UserError(f"{folder}: not an exported network ({CONFIG}: {reason(error)})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: damaged ({error})") from error
     return config  # type: ignore[no-any-return]
-
-
-def load_export(folder: Path) -> Classifier:
-    """Build the classifier that an exported folder holds, ready to predict; nothing in it is run.
-
-    Raises:
-        UserError: It is not an exported folder, or a damaged one.
-    """
-    read_config(folder)  # a folder that isn't there is not taken for a checkpoint
-    return load_network(folder, Classifier)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning import LightningDataModule
 from torch import Tensor
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
@@ -11,6 +12,7 @@ from datamodules.base import ImageDataModule
 from datamodules.dataset import OUTLIER
 from datamodules.errors import UserError
 from datamodules.normalizer import DigitNormalizer
+from datamodules.strings import StringsDataModule
 from lightning_modules.calibration import Calibration
 from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
@@ -105,6 +107,17 @@ class Classifier(Network):
     def reported_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy without label smoothing."""
         return _cross_entropy(outputs, labels)
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Take images of one class each, no lines.
+
+        Raises:
+            UserError: The datamodule gives lines.
+        """
+        if isinstance(data, StringsDataModule):
+            raise UserError(
+                f"StringsDataModule has lines, which a {type(self).__name__} can't read: --model LineReader"
+            )
 
     def on_fit_start(self) -> None:
         """Learn how digits lie in the images.

@@ -188,6 +188,7 @@ class DigitDoodleCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
+        self.model.check_data(self.datamodule)
         config = self.config_init[self.subcommand]["trainer"]
         if config["precision"] is None and self.subcommand == "fit":  # all else is scored in full precision
             kwargs["precision"] = fastest_precision(_device(config["accelerator"]), self.model)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
+from torchmetrics.functional.text import word_error_rate
+from torchmetrics.text import WordErrorRate
 
 from datamodules.dataset import OUTLIER
 from datamodules.text import as_text
@@ -54,7 +56,7 @@ def match_text(outputs: Tensor, pattern: re.Pattern[str], class_names: list[str]
         width: How many prefixes are kept from column to column; see https://arxiv.org/abs/1408.2873.
 
     Returns:
-        Rows of ``class_names``; empty where none of the likeliest texts matches.
+        Rows of ``class_names``; empty where none of the ``width`` likeliest texts matches.
     """
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}  # ends in a blank, ends in a sign
     for column in outputs.double().softmax(dim=1).tolist():
@@ -76,62 +78,44 @@ def match_text(outputs: Tensor, pattern: re.Pattern[str], class_names: list[str]
     return []
 
 
-def edit_distance(one: Sequence[object], other: Sequence[object]) -> int:
-    """How many signs must be inserted, left out or replaced (Levenshtein 1966)."""
-    row = list(range(len(other) + 1))
-    for number, sign in enumerate(one, 1):
-        diagonal, row[0] = row[0], number
-        for place, there in enumerate(other, 1):
-            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (sign != there))
-    return row[-1]
-
-
 def as_lists(labels: Tensor) -> list[list[int]]:
     """(B, L) labels, filled up with -1 -> B lists without."""
     return [[label for label in line if label != OUTLIER] for line in labels.tolist()]
 
 
-class TextAccuracy(Metric):
+def sign_accuracy(read: Sequence[Sequence[object]], texts: Sequence[Sequence[object]]) -> float:
+    """One less the edit distance of what was read from the texts, as a share of their length; nan without any.
+
+    Below 0 where more is read than there is.
+    """
+    return 1 - word_error_rate(_as_words(read), _as_words(texts)).item()
+
+
+def _as_words(texts: Sequence[Sequence[object]]) -> list[str]:
+    return [" ".join(map(str, text)) for text in texts]
+
+
+class TextAccuracy(MeanMetric):
     """The share of the lines that are read without a mistake."""
 
-    right: Tensor
-    lines: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("right", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("lines", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
+    def update(self, outputs: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count (B, T, K + 1) outputs and (B, L) labels."""
-        self.right += sum(read == text for read, text in zip(read_texts(outputs), as_lists(labels), strict=True))
-        self.lines += len(labels)
+        pairs = zip(read_texts(outputs), as_lists(labels), strict=True)
+        super().update(torch.tensor([float(read == text) for read, text in pairs], device=outputs.device))
+
+
+class SignAccuracy(WordErrorRate):
+    """What ``sign_accuracy`` is, of all batches."""
+
+    higher_is_better = True
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        """Count (B, T, K + 1) outputs and (B, L) labels."""
+        super().update(_as_words(read_texts(outputs)), _as_words(as_lists(labels)))
 
     def compute(self) -> Tensor:
-        """In [0, 1]; nan of none."""
-        return (self.right / self.lines).float()
-
-
-class SignAccuracy(Metric):
-    """One less the edit distance from the right texts, as a share of their length."""
-
-    wrong: Tensor
-    signs: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("wrong", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("signs", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Count (B, T, K + 1) outputs and (B, L) labels."""
-        texts = as_lists(labels)
-        self.wrong += sum(edit_distance(*pair) for pair in zip(read_texts(outputs), texts, strict=True))
-        self.signs += sum(map(len, texts))
-
-    def compute(self) -> Tensor:
-        """At most 1; below 0 where more is read than there is; nan of none."""
-        return (1 - self.wrong / self.signs).float()
+        """At most 1."""
+        return 1 - super().compute()
 
 
 class ReadingCalibration(Temperature):

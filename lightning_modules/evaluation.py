@@ -36,9 +36,14 @@ class Predictions:
         return self.probabilities.argmax(dim=1)
 
     @property
+    def right(self) -> Tensor:
+        """(N,), bool."""
+        return self.predicted == self.labels
+
+    @property
     def accuracy(self) -> float:
         """Share of the images that are classified right, in [0, 1]."""
-        return (self.predicted == self.labels).float().mean().item()
+        return self.right.float().mean().item()
 
     @property
     def calibration_errors(self) -> tuple[float, float]:

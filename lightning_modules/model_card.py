@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import ImageDataModule
-from datamodules.strings import StringsDataModule
+from datamodules.base import BaseDataModule
 from lightning_modules.evaluation import Predictions
 from lightning_modules.reading import Readings
 
@@ -53,11 +52,12 @@ MADE = """\
 ## Confidence
 
 Expected calibration error {ece_before:.4f}, and {ece:.4f} after temperature scaling by {temperature:.3f}, by which
-scores are divided before softmax. Both are measured on the validation images, to which the temperature was fitted too.
+scores are divided before softmax. Both are measured on the validation {images}, to which the temperature was fitted
+too.
 
 ## Data
 
-{data}; {train} training and {count} validation images, split by `split.csv`, copies on one side. Options:
+{data}; {train} training and {count} validation {images}, split by `split.csv`, copies on one side. Options:
 
 ```json
 {data_options}
@@ -97,8 +97,8 @@ known; measure it before relying on it.
 CHECKS = """\
 ## Checks
 
-Every exported form was run on all validation images and gives the network's own class for each. Largest difference of
-a probability: {differences}.
+Every exported form was run on all validation {images} and gives the network's own answer for each. Largest difference
+of a probability: {differences}.
 """
 
 PROGRAMS = """
@@ -138,7 +138,7 @@ def write_model_card(
     config: dict[str, Any],
     summary: dict[str, Any],
     scored: Predictions | Readings,
-    data: ImageDataModule | StringsDataModule,
+    data: BaseDataModule,
     differences: dict[str, float],
 ) -> None:
     """Write the card as Markdown.
@@ -183,6 +183,7 @@ def write_model_card(
     if isinstance(scored, Readings):
         template, programs = (READER, MADE, READER_LIMITS, CHECKS), READER_PROGRAMS
         facts |= {
+            "images": "lines",
             "signs": scored.sign_accuracy,
             "signs_read": ", ".join(signs),
             "width": width,
@@ -193,6 +194,7 @@ def write_model_card(
         template, programs = (CLASSIFIER, MADE, CLASSIFIER_LIMITS, CHECKS), PROGRAMS
         counts = zip(signs, scored.confusion.sum(dim=1).tolist(), scored.confusion.diag().tolist(), strict=True)
         facts |= {
+            "images": "images",
             "colour": "grey" if channels == 1 else "RGB",
             "per_class": "\n".join(f"| {label} | {count} | {right / count:.2%} |" for label, count, right in counts),
         }

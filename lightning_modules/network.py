@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -74,6 +74,13 @@ class Network(LightningModule):
         self.class_names = list(class_names)
         self.in_channels = in_channels
         self.image_size = image_size
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Refuse data that the network can't learn from, before they are loaded.
+
+        Raises:
+            UserError: They are of another kind.
+        """
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Images, uint8 or float in [0, 1] -> float32: calibrated probabilities, along the last axis."""

@@ -15,7 +15,7 @@ from datamodules.lines import find_lines
 from datamodules.loading import batches
 from datamodules.text import as_text
 from lightning_modules.calibration import binary_calibration_error
-from lightning_modules.ctc import as_lists, ctc_losses, edit_distance, match_text, read_texts
+from lightning_modules.ctc import as_lists, ctc_losses, match_text, read_texts, sign_accuracy
 from lightning_modules.evaluation import check_finite
 from lightning_modules.hardware import full_precision
 from lightning_modules.networks.line_reader import LineReader
@@ -53,8 +53,7 @@ class Readings:
     @property
     def sign_accuracy(self) -> float:
         """One less the edit distance as a share of the right texts' length."""
-        wrong = sum(edit_distance(*pair) for pair in zip(self.read, self.texts, strict=True))
-        return 1 - wrong / max(sum(map(len, self.texts)), 1)
+        return sign_accuracy(self.read, self.texts)
 
 
 @torch.inference_mode()
@@ -126,15 +125,19 @@ def read_picture(model: LineReader, picture: Image.Image, pattern: re.Pattern[st
     Args:
         model: The reader.
         picture: Of mode ``L`` or ``RGB``, upright.
-        pattern: What each number is to be; those that can't be are read as what comes closest to it, by likelihood.
+        pattern: What each number is to be, as a whole; what can't well be read so is left out.
 
     Returns:
         Numbers; none where nothing is taken for one.
+
+    Raises:
+        UserError: The network's outputs are not finite.
     """
     numbers = []
     for line in find_lines(picture, model.image_size):
         pixels = torch.from_numpy(line.pixels.copy())[None, None]
-        outputs = model(pixels.to(model.device)).float().cpu()
+        with full_precision(model.device):
+            outputs = check_finite(model(pixels.to(model.device)).float()).cpu()
         calibrated = outputs / model.calibration.temperature.cpu()
         (text,) = read_texts(outputs) if pattern is None else [match_text(calibrated[0], pattern, model.class_names)]
         if text:

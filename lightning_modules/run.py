@@ -10,14 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from lightning import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
-from datamodules.base import ImageDataModule
+from datamodules.base import BaseDataModule, ImageDataModule
 from datamodules.errors import UserError, reason
 from datamodules.splits import VAL, read_rows
-from datamodules.strings import StringsDataModule
 from lightning_modules.checkpoint import known_class, read_checkpoint
 
 # Arguments of a datamodule that may be relative paths.
@@ -118,7 +116,7 @@ class Run:
         """The validation images, with their labels."""
         return frozenset((name, label) for name, (label, subset) in read_rows(self.split).items() if subset == VAL)
 
-    def load_data(self, root: Path | None = None) -> ImageDataModule | StringsDataModule:
+    def load_data(self, root: Path | None = None) -> BaseDataModule:
         """The data that the run was trained on, with its split.
 
         Args:
@@ -143,7 +141,7 @@ class Run:
         data.setup("fit")
         return data
 
-    def _build_data(self, name: str, hparams: dict[str, Any]) -> ImageDataModule | StringsDataModule:
+    def _build_data(self, name: str, hparams: dict[str, Any]) -> BaseDataModule:
         for folder in FOLDERS:
             if hparams.get(folder) is not None and not Path(hparams[folder]).exists():
                 there = self._started_in() / hparams[folder]
@@ -152,10 +150,7 @@ class Run:
             hparams["augmentation"] = self._build_augmentation(hparams["augmentation"])
         if hparams.get("digits") is not None:
             hparams["digits"] = self._build_data(hparams["digits"]["class_path"], dict(hparams["digits"]["init_args"]))
-        cls = known_class(LightningDataModule, name, self.best)
-        if not issubclass(cls, ImageDataModule | StringsDataModule):
-            raise UserError(f"{self.best}: trained on {name}, whose images can't be loaded again")
-        return cls(**hparams)
+        return known_class(BaseDataModule, name, self.best)(**hparams)
 
     def _build_augmentation(self, described: dict[str, Any]) -> BaseAugmentation:
         if "class_path" not in described:  # as it was when there was one augmentation

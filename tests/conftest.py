@@ -89,19 +89,24 @@ def workplace(digits, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def tiny_runs(tmp_path_factory):
-    """The ``runs`` folder of a tiny training, which tests take copies of."""
+def train_in(home: Path, *options: str) -> Path:
+    """Train in a folder, as a user does; returns its ``runs``."""
     from lightning_modules.cli import main
 
-    home = tmp_path_factory.mktemp("tiny")
-    draw_digits(home / "digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.delenv("PL_GLOBAL_SEED", raising=False)
-        assert main(["fit", "--config", TINY]) == 0
+        assert main(["fit", *options]) == 0
     return home / "runs"
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory):
+    """The ``runs`` folder of a tiny training, which tests take copies of."""
+    home = tmp_path_factory.mktemp("tiny")
+    draw_digits(home / "digits")
+    return train_in(home, "--config", TINY)
 
 
 @pytest.fixture

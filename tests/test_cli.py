@@ -30,7 +30,7 @@ from lightning_modules.run import Run
 from tests.conftest import REPOSITORY, TINY, draw_digit
 
 
-def run(capsys, *args):
+def run(capsys, *args, main=main):
     """Run a command that must succeed; returns what it prints on stdout."""
     status = main(list(args))
     captured = capsys.readouterr()
@@ -38,7 +38,7 @@ def run(capsys, *args):
     return captured.out
 
 
-def fail(capsys, *args):
+def fail(capsys, *args, main=main):
     """Run a command that must fail; returns the one line that says why."""
     try:
         status = main(list(args))

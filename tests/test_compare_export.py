@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from datamodules.errors import UserError
 from lightning_modules.calibration import expected_calibration_error, fit_temperature
-from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import main
 from lightning_modules.commands import compare, export
 from lightning_modules.evaluation import evaluate
@@ -145,7 +145,7 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
         (found,) = session.run(None, {"images": images[:count].numpy()})
         np.testing.assert_allclose(found, expected[:count], atol=1e-3)
         torch.testing.assert_close(program(images[:count]), expected[:count], atol=1e-3, rtol=0)
-    torch.testing.assert_close(evaluate(load_export(folder), data.val_set).probabilities, expected)
+    torch.testing.assert_close(evaluate(load_classifier(folder), data.val_set).probabilities, expected)
 
     # What is needed to feed them travels with each.
     names = ["0_digits", "1_digits", "2_digits"]
@@ -264,11 +264,11 @@ def test_an_export_without_its_packages_names_them(trained, capsys, monkeypatch)
 
 def test_a_damaged_export_is_a_clear_error(trained, capsys, workplace):
     (workplace / "broken").mkdir()
-    assert "not an exported classifier" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
+    assert "not an exported network" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
     (workplace / "broken" / "config.json").write_text("[]")
     assert "config.json: damaged" in fail(capsys, "predict", "--ckpt_path", "broken", "--images", "digits")
-    with pytest.raises(UserError, match="not an exported classifier"):
-        load_export(workplace / "nowhere")
+    with pytest.raises(UserError, match="no such file or directory"):
+        load_classifier(workplace / "nowhere")
 
 
 def test_the_temperature_corrects_what_it_should():

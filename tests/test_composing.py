@@ -3,20 +3,34 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.composing import DIGITS, Composer, Signs
-from datamodules.dataset import OUTLIER
+from datamodules.dataset import NO_DIGESTS, OUTLIER, Collection, ImageDataset
+from datamodules.normalizer import DigitNormalizer
 from tests.test_normalizer import STROKES, draw
 
 
+def signs_of(pixels, labels, classes):
+    """Signs of (N, S, S) images, with how they lie learnt from them."""
+    collection = Collection(pixels[:, None], labels, NO_DIGESTS, [str(row) for row in range(len(labels))])
+    normalizer = DigitNormalizer.fit(collection.pixels, np.flatnonzero(labels != OUTLIER))
+    return Signs.of(ImageDataset(collection, np.arange(len(labels))), normalizer, classes)
+
+
 @pytest.fixture(scope="module")
-def composer():
+def drawn():
+    """60 digits of five kinds, and five images of what is not read: pixels and labels."""
     generator = np.random.default_rng(0)
     labels = np.arange(60) % 5
     digits = [draw(list(STROKES)[label], pen=generator.uniform(2, 3)) for label in labels]
-    others = [np.full((28, 28), 1.0)] * 5
-    pixels = (255 * np.stack([*digits, *others])).astype(np.uint8)
-    return Composer(Signs.of(pixels, np.concatenate([labels, np.full(5, OUTLIER)]), 5), 32, 160)
+    pixels = (255 * np.stack([*digits, *[np.full((28, 28), 1.0)] * 5])).astype(np.uint8)
+    return pixels, np.concatenate([labels, np.full(5, OUTLIER)])
+
+
+@pytest.fixture(scope="module")
+def composer(drawn):
+    return Composer(signs_of(*drawn, 5), 32, 160)
 
 
 def test_a_line_follows_from_seed_epoch_and_number_alone(composer):
@@ -46,19 +60,21 @@ def test_texts_are_of_all_signs_and_lengths_and_stand_on_the_line(composer):
     assert wide[lengths == 6].median() > 1.3 * wide[lengths == 1].median()  # some are underlined
 
 
-def test_without_outliers_every_line_is_read(composer):
-    kept = composer.signs.starts[-2]
-    starts = np.append(composer.signs.starts[:-1], kept)
-    signs = Signs(composer.signs.pixels[:kept], starts, composer.signs.boxes[:kept])
-    _, labels = Composer(signs, 32, 160)(composer.draw(0, 0, 200))
-    assert ((labels != OUTLIER).sum(dim=1) > 0).all()
+def test_without_outliers_every_line_is_read(drawn):
+    pixels, labels = drawn
+    _, texts = Composer(signs_of(pixels[:60], labels[:60], 5), 32, 160)(Composer.draw(None, 0, 0, 200))
+    assert ((texts != OUTLIER).sum(dim=1) > 0).all()
 
 
-def test_other_sizes_of_images_are_taken(composer):
-    pixels = np.zeros((10, 50, 50), np.uint8)
-    pixels[:, 8:42, 20:30] = 255
-    signs = Signs.of(pixels, np.arange(10) % 2, 2)
-    assert signs.pixels.shape[1:] == (28, 28)
-    images, labels = Composer(signs, 32, 160)(composer.draw(0, 0, 4))
-    assert images.amax() > 200
-    assert labels.max() <= 1
+def test_signs_of_any_polarity_and_size_are_brought_into_one_form(drawn):
+    pixels, labels = drawn[0][:60], drawn[1][:60]
+    expected = signs_of(pixels, labels, 5).pixels[:60].astype(int)
+    dark = signs_of(255 - pixels, labels, 5).pixels[:60].astype(int)
+    assert np.abs(dark - expected).max() <= 1
+    large = [np.asarray(Image.fromarray(image).resize((70, 70), Image.Resampling.BICUBIC)) for image in pixels]
+    framed = np.pad(np.stack(large), ((0, 0), (20, 20), (20, 20)))
+    again = signs_of(framed, labels, 5).pixels[:60].astype(int)
+    assert again.shape == (60, 28, 28)
+    assert np.abs(again - expected).mean() < 12
+    similar = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(again, expected, strict=True)]
+    assert min(similar) > 0.8

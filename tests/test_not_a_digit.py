@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from datamodules.dataset import OUTLIER
 from datamodules.images import read_image
 from lightning_modules.calibration import Calibration, expected_calibration_error, refusal
-from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands import export
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.evaluation import evaluate
@@ -101,7 +101,7 @@ def test_the_network_that_comes_with_the_package_is_small_and_has_its_card():
     files = {path.name: path.stat().st_size for path in EMBEDDED.iterdir()}
     assert set(files) == {"model.safetensors", "config.json", "README.md"}
     assert sum(files.values()) < 1_000_000
-    model = load_export(EMBEDDED)
+    model = load_classifier(EMBEDDED)
     assert model.class_names == [str(digit) for digit in range(10)]
     assert model.normalizer is not None
     assert torch.isfinite(model.calibration.limit)
@@ -137,7 +137,7 @@ def test_fit_leaves_a_calibrated_checkpoint_and_export_keeps_it(trained, capsys)
     assert (model.calibration.familiarity(found.logits) >= 0.5).float().mean() >= 0.9
     assert export.main([str(trained), "exported", "--weights_only"]) == 0
     assert {path.name for path in Path("exported").iterdir()} == {"model.safetensors", "config.json", "README.md"}
-    exported = load_export(Path("exported"))
+    exported = load_classifier(Path("exported"))
     assert exported.calibration.temperature.item() == temperature
     assert exported.calibration.limit.item() == model.calibration.limit.item()
     assert "model.onnx" not in Path("exported/README.md").read_text()

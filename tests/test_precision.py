@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_modules import hardware
-from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands import export
 from lightning_modules.evaluation import evaluate
 from lightning_modules.hardware import cpu_has_bf16, fastest_precision
@@ -59,7 +59,7 @@ def test_all_commands_and_forms_agree_on_a_checkpoint(workplace, capsys, network
     session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         forms = [
-            load_export(Path("exported")).probabilities(images),
+            load_classifier(Path("exported")).probabilities(images),
             torch.export.load("exported/model.pt2").module()(images),
             torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
         ]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -16,15 +17,25 @@ from datamodules.errors import UserError
 from datamodules.strings import StringsDataModule, read_lines
 from lightning_modules.checkpoint import load_network
 from lightning_modules.commands import export, read
-from lightning_modules.ctc import ReadingCalibration, ctc_losses, edit_distance, match_text, read_texts
+from lightning_modules.ctc import (
+    ReadingCalibration,
+    SignAccuracy,
+    TextAccuracy,
+    ctc_losses,
+    match_text,
+    read_texts,
+    sign_accuracy,
+)
 from lightning_modules.networks import LineReader
 from lightning_modules.reading import as_labels, read_dataset
-from tests.conftest import draw_digit, draw_digits
+from lightning_modules.run import Run
+from tests.conftest import draw_digit, draw_digits, train_in
 from tests.test_cli import best, fail, run
 
+HIGH = ("--data.image_size", "32")
 DIGITS = ("--data.digits", "ImageFolderDataModule", "--data.digits.root", "digits", "--data.digits.image_size", "28")
 FIT = (
-    *("fit", "--model", "LineReader", "--model.width", "4", "--data", "StringsDataModule", *DIGITS),
+    *("--model", "LineReader", "--model.width", "4", "--data", "StringsDataModule", *DIGITS),
     *("--data.digits.classes", '["0_digits", "1_digits", "2_digits"]', "--data.composed", "128"),
     *("--data.val_composed", "24", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--name", "tiny"),
 )
@@ -73,25 +84,35 @@ def test_the_likeliest_text_of_a_form_is_found():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "distance"),
-    [([], [], 0), ([1, 2], [1, 2], 0), ([1, 2], [2], 1), ([], [3, 3], 2), ([1, 2, 3], [3, 2, 1], 2)],
+    ("read", "texts", "accuracy"),
+    [
+        ([[1, 2]], [[1, 2]], 1),
+        ([[2]], [[1, 2]], 0.5),
+        ([[], [3]], [[3, 3], [3, 3]], 0.25),
+        ([[1, 2, 3]], [[3, 2, 1]], 1 / 3),
+        ([[1, 1, 1, 1]], [[1]], -2),
+        ([["1:17", "2:4"]], [["1:17"]], 0),
+    ],
 )
-def test_edit_distance(one, other, distance):
-    assert edit_distance(one, other) == edit_distance(other, one) == distance
+def test_signs_are_counted_by_edit_distance(read, texts, accuracy):
+    assert sign_accuracy(read, texts) == pytest.approx(accuracy)
+
+
+def test_metrics_count_over_batches():
+    outputs = torch.nn.functional.one_hot(torch.tensor([[1, 0, 1, 2], [0, 3, 0, 0], [1, 0, 0, 0]]), 4).float()
+    labels = torch.tensor([[0, 0, 1], [2, 1, -1], [0, -1, -1]])
+    for metric, expected in ((TextAccuracy(), 2 / 3), (SignAccuracy(), 5 / 6)):
+        for rows in ([0, 1], [2]):
+            metric.update(outputs[rows], labels[rows])
+        assert metric.compute().item() == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The folder in which a tiny reader was trained."""
-    from lightning_modules.cli import main
-
     home = tmp_path_factory.mktemp("reader")
     draw_digits(home / "digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-        patch.delenv("PL_GLOBAL_SEED", raising=False)
-        assert main(list(FIT)) == 0
+    train_in(home, *FIT)
     return home
 
 
@@ -121,35 +142,109 @@ def test_a_run_leaves_what_a_classifiers_run_leaves(reader, capsys):
     assert accuracy == pytest.approx(summary["val_accuracy"], abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_reader(reader, capsys):
-    run(capsys, *FIT)
-    states = [torch.load(f"runs/tiny/version_{number}/checkpoints/last.ckpt")["state_dict"] for number in (0, 1)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    last = "runs/tiny/version_1/checkpoints/last.ckpt"
-    run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "2")  # nothing is left to do
-    assert Path("runs/tiny/version_2/summary.json").exists()
+def test_a_resumed_run_ends_with_the_same_weights(reader, capsys):
+    constant = ("--model.recipe.schedule", "constant")
+    run(capsys, "fit", *FIT, *constant, "--name", "whole")
+    run(capsys, "fit", *FIT, *constant, "--name", "part", "--trainer.max_epochs", "1")
+    last = {name: f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("whole", "part", "rest")}
+    run(capsys, "fit", "--ckpt_path", last["part"], "--name", "rest", "--trainer.max_epochs", "2")
+    whole, rest = (torch.load(last[name])["state_dict"] for name in ("whole", "rest"))
+    assert whole.keys() == rest.keys()
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
-def test_an_export_reads_as_the_checkpoint_does(reader, capsys):
-    picture = Image.new("RGB", (200, 60), "white")
-    for place in range(3):
-        ink = Image.fromarray(255 - np.asarray(draw_digit(place, 30).convert("L")))
-        picture.paste(ink.resize((40, 40)), (20 + 40 * place, 8))
-    picture.save("line.png")
-    assert export.main([str(reader), "exported"]) == 0
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_all_commands_and_forms_agree_on_a_reader(reader, capsys, precision):
+    run(capsys, "fit", *FIT, "--trainer.precision", precision, "--name", "agrees")
+    folder = Path("runs/agrees/version_0")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["precision"] == precision
+    lines = Run(folder).load_data().val_set
+    model = load_network(Path(best(folder)), LineReader)
+    found = read_dataset(model, lines)
+    right = int(found.right.sum())
+    assert summary["val_mistakes"] == len(lines) - right
+    assert summary["val_sign_accuracy"] == pytest.approx(found.sign_accuracy)
+    assert summary["history"][summary["best_epoch"] - 1]["val_accuracy"] == pytest.approx(right / len(lines))
+    for command, subset in (("validate", "val"), ("test", "test")):
+        printed = run(capsys, command, "--ckpt_path", best(folder))
+        assert float(re.search(rf"{subset}_accuracy +(\S+)", printed)[1]) == pytest.approx(right / len(lines), abs=1e-4)
+        signs = float(re.search(rf"{subset}_sign_accuracy +(\S+)", printed)[1])
+        assert signs == pytest.approx(found.sign_accuracy, abs=1e-4)
+
+    assert export.main([str(folder), "exported"]) == 0
     assert {path.name for path in Path("exported").iterdir()} == {
         *("README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors")
     }
+    images = lines.batch(range(len(lines))).images
+    session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        forms = [
+            load_network(Path("exported"), LineReader).probabilities(images),
+            torch.export.load("exported/model.pt2").module()(images),
+            torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        ]
+    for form in forms:
+        torch.testing.assert_close(form, found.probabilities, atol=1e-4, rtol=0)
+        assert read_texts(form) == found.read
     card = Path("exported/README.md").read_text()
     assert "A reader of numbers on pictures" in card
+    assert f"{right / len(lines):.2%} of its {len(lines)} validation lines" in card
     assert "{" not in card.partition("```json")[0]
+
+    write_line("line.png", [0, 1, 2])
     capsys.readouterr()
-    said = []
-    for path in (best(reader), "exported"):
-        assert read.main(["line.png", "--ckpt_path", path, "--json"]) == 0
-        said.append(capsys.readouterr().out)
+    paths = (best(folder), "exported")
+    said = [run(capsys, "line.png", "--ckpt_path", path, "--json", main=read.main) for path in paths]
     assert said[0] == said[1]
+
+
+def write_line(path, digits):
+    """A picture of one line, in dark ink on white."""
+    line = Image.new("L", (8 + 36 * len(digits), 50), 240)
+    for place, digit in enumerate(digits):
+        ink = 255 - np.asarray(draw_digit(digit, place).convert("L"))
+        line.paste(Image.fromarray(ink).resize((36, 36)), (4 + 36 * place, 7))
+    line.save(path)
+
+
+def test_weights_that_are_not_finite_are_said_and_not_read(reader, capsys):
+    checkpoint = torch.load(best(reader))
+    checkpoint["state_dict"]["head.weight"].fill_(torch.nan)
+    torch.save(checkpoint, "nan.ckpt")
+    write_line("line.png", [0, 1])
+    assert "are not finite" in fail(capsys, "line.png", "--ckpt_path", "nan.ckpt", main=read.main)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [
+                "--model",
+                "LineReader",
+                "--data",
+                "ImageFolderDataModule",
+                "--data.root",
+                "digits",
+                "--data.image_size",
+                "32",
+            ],
+            "a LineReader takes lines, as StringsDataModule has them, not ImageFolderDataModule",
+        ),
+        (["--data", "StringsDataModule", *DIGITS], "StringsDataModule has lines, which a CustomCNN can't read"),
+        (
+            [*FIT, "--data.digits.root", "photos"],
+            "lines are composed of strokes on an even ground",
+        ),
+    ],
+    ids=["images", "lines", "photographs"],
+)
+def test_data_of_another_kind_are_one_clear_line(workplace, photos, capsys, options, message):
+    if "photos" in options:
+        options = [option for option in options if not option.startswith(("--data.digits.classes", "["))]
+    assert message in fail(capsys, "fit", *options)
+    assert not (workplace / "runs").exists()
 
 
 def test_each_kind_of_network_is_refused_where_the_other_is_meant(tiny, trained, capsys):
@@ -169,11 +264,7 @@ def strings(reader):
     rows = []
     for number in range(12):
         labels = [number % 3, (number + 1) % 3, number % 2]
-        line = Image.new("L", (120, 50), 240)
-        for place, label in enumerate(labels):
-            ink = 255 - np.asarray(draw_digit(label, number + place).convert("L"))
-            line.paste(Image.fromarray(ink).resize((36, 36)), (4 + 36 * place, 7))
-        line.save(folder / f"{number}.png")
+        write_line(folder / f"{number}.png", labels)
         rows.append((f"{number}.png", "".join(map(str, labels))))
     with (folder / "strings.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "digits"), *rows])
@@ -188,19 +279,24 @@ def test_labelled_lines_are_read_split_and_trained_on(strings, capsys, monkeypat
     for name in ("0", "1", "2"):
         Path(f"digits/{name}_digits").rename(f"digits/{name}")
     classes = ("--data.digits.classes", '["0", "1", "2"]')
-    run(capsys, *FIT, *classes, "--data.strings", "strings", "--name", "own")
+    run(capsys, "fit", *FIT, *classes, "--data.strings", "strings", "--name", "own")
     rows = Path("runs/own/version_0/split.csv").read_text().splitlines()
     subsets = [row["subset"] for row in csv.DictReader(rows)]
     assert subsets.count("val") == 2
     assert subsets.count("train") == 10
     assert json.loads(Path("runs/own/version_0/summary.json").read_text())["val_images"] == 2
+    run(capsys, "fit", *FIT, *classes, "--model.weights", "runs/own/version_0/checkpoints/best.ckpt", "--name", "more")
+    for folder in Path("digits").iterdir():  # lines to train and test on need no others: one a class can't be split
+        for path in sorted(folder.iterdir())[1:]:
+            path.unlink()
+    only = (*classes, "--data.strings", "strings", "--data.composed", "0", "--name", "only")
+    run(capsys, "fit", *FIT, *only)
     printed = run(
         capsys, "test", "--ckpt_path", "runs/own/version_0/checkpoints/best.ckpt", "--data.test_strings", "strings"
     )
     model = load_network(Path("runs/own/version_0/checkpoints/best.ckpt"), LineReader)
     right = read_dataset(model, lines).right.float().mean().item()
     assert float(re.search(r"test_accuracy +(\S+)", printed)[1]) == pytest.approx(right, abs=1e-4)
-    run(capsys, *FIT, *classes, "--model.weights", "runs/own/version_0/checkpoints/best.ckpt", "--name", "more")
 
 
 @pytest.mark.parametrize(

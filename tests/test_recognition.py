@@ -54,7 +54,7 @@ def test_something_else_than_a_classifier_is_a_clear_error(workplace):
     (workplace / "notes.ckpt").write_text("no network")
     with pytest.raises(UserError, match=r"notes\.ckpt"):
         Recogniser(workplace / "notes.ckpt")
-    with pytest.raises(UserError, match="not an exported classifier"):
+    with pytest.raises(UserError, match="not an exported network"):
         Recogniser(workplace)
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.base import ImageDataModule
+from datamodules.base import BaseDataModule
 from datamodules.errors import UserError
 from datamodules.figures import save_figure
 from datamodules.strings import StringsDataModule
@@ -156,9 +156,9 @@ class RunReport(Callback):
             save_figure(figure, self.run.folder / f"{name}.png")
 
 
-def _datamodule(trainer: Trainer) -> ImageDataModule | StringsDataModule | None:
+def _datamodule(trainer: Trainer) -> BaseDataModule | None:
     datamodule = getattr(trainer, "datamodule", None)
-    return datamodule if isinstance(datamodule, ImageDataModule | StringsDataModule) else None
+    return datamodule if isinstance(datamodule, BaseDataModule) else None
 
 
 def _best_checkpoint(trainer: Trainer) -> Path | None:

@@ -13,19 +13,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datamodules.base import ImageDataModule
+from datamodules.base import BaseDataModule
 from datamodules.commands import add_import_option, run_command
-from datamodules.dataset import BatchDataset, ImageDataset
+from datamodules.dataset import BatchDataset
 from datamodules.errors import UserError
 from datamodules.loading import batches
-from datamodules.strings import Lines, StringsDataModule
+from lightning_modules.assessment import score
 from lightning_modules.checkpoint import CONFIG, load_network, read_checkpoint, read_config
-from lightning_modules.classifier import Classifier
-from lightning_modules.evaluation import Predictions, evaluate
+from lightning_modules.evaluation import Predictions
 from lightning_modules.model_card import write_model_card
 from lightning_modules.network import Network
-from lightning_modules.networks.line_reader import LineReader
-from lightning_modules.reading import Readings, read_dataset
+from lightning_modules.reading import Readings
 from lightning_modules.run import Run
 from lightning_modules.weights import WEIGHTS
 
@@ -100,19 +98,7 @@ def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool 
     return differences
 
 
-def score(model: Network, data: ImageDataModule | StringsDataModule) -> Predictions | Readings:
-    """What a network says of the validation images that it was trained with."""
-    if isinstance(model, LineReader):
-        assert isinstance(data.val_set, Lines)
-        return read_dataset(model, data.val_set)
-    assert isinstance(model, Classifier)
-    assert isinstance(data.val_set, ImageDataset)
-    return evaluate(model, data.val_set)
-
-
-def describe(
-    checkpoint: Path, model: Network, data: ImageDataModule | StringsDataModule, scored: Predictions | Readings
-) -> dict[str, Any]:
+def describe(checkpoint: Path, model: Network, data: BaseDataModule, scored: Predictions | Readings) -> dict[str, Any]:
     """What ``config.json`` holds: enough to build the network again, and to feed it."""
     read = read_checkpoint(checkpoint)
     assert data.val_set is not None
@@ -212,7 +198,7 @@ def largest_difference(form: Form, dataset: BatchDataset, expected: Predictions 
     with torch.inference_mode():
         found = torch.cat([form(batch.images) for batch in batches(dataset, 64)])
     if not torch.equal(found.argmax(dim=-1), expected.probabilities.argmax(dim=-1)):
-        raise UserError("an exported form classifies a validation image differently; nothing is exported")
+        raise UserError("an exported form gives another answer for a validation image; nothing is exported")
     return (found - expected.probabilities).abs().max().item()
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from datamodules.errors import UserError
 from datamodules.image_files import ImageFileDataset, ImageFilesDataModule
+from datamodules.images import unreadable
 from datamodules.text import short_name
 from datamodules.writing import write_csv
 from lightning_modules.calibration import refusal
@@ -72,11 +72,7 @@ def predict_files(
         dist.all_gather_object(shares, shares[0])  # as objects, since NCCL takes no tensor of the CPU
     errors = {index: text for _, broken, _ in shares for index, text in broken.items()}
     if errors:
-        broken = "\n  ".join(errors[index] for index in sorted(errors))
-        raise UserError(
-            f"{len(errors)} of {len(files.predict_set)} images can't be read, so nothing is written; "
-            f"repair them or leave them out:\n  {broken}"
-        )
+        raise unreadable([errors[index] for index in sorted(errors)], len(files.predict_set))
     batches = [batch for parts, _, _ in shares for batch in parts]
     digits = {index: count for _, _, counted in shares for index, count in counted.items()}
     indices = torch.cat([torch.zeros(0, dtype=torch.int64), *(indices for indices, _ in batches)])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datamodules.commands import add_import_option, run_command
 from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
-from datamodules.images import ImageError, named_images, read_image
+from datamodules.images import ImageError, named_images, read_image, unreadable
 from datamodules.ink import SIDE
 from datamodules.text import printable, short_name
 from datamodules.writing import check_output, write_csv
@@ -29,8 +29,8 @@ MAX_SHOWN = 12  # pictures in a figure
 
 
 @dataclass(frozen=True)
-class Page:
-    """A picture with what was read on it."""
+class FileNumbers:
+    """What was read on the picture in a file."""
 
     path: Path
     numbers: list[Number]
@@ -40,52 +40,48 @@ class Page:
         return [{"path": str(self.path), **number.to_dict()} for number in self.numbers]
 
 
-def read_pictures(model: LineReader, paths: list[Path], pattern: re.Pattern[str] | None = None) -> list[Page]:
+def read_pictures(model: LineReader, paths: list[Path], pattern: re.Pattern[str] | None = None) -> list[FileNumbers]:
     """Read the numbers on each picture.
 
     Raises:
         UserError: Some can't be read as images; all of these are named.
     """
-    pages, broken = [], []
+    files, broken = [], []
     for path in tqdm(paths, desc="Reading", delay=2, leave=False):
         try:
             picture = read_image(path, channels=3, side=SIDE)
         except ImageError as error:
             broken.append(str(error))
             continue
-        pages.append(Page(path, read_picture(model, picture, pattern)))
+        files.append(FileNumbers(path, read_picture(model, picture, pattern)))
     if broken:
-        what = "\n  ".join(broken)
-        raise UserError(
-            f"{len(broken)} of {len(paths)} images can't be read, so nothing is written; "
-            f"repair them or leave them out:\n  {what}"
-        )
-    return pages
+        raise unreadable(broken, len(paths))
+    return files
 
 
-def plot_pages(pages: list[Page]) -> Figure:
+def plot_numbers(files: list[FileNumbers]) -> Figure:
     """The pictures with what was read on each; the first 12 of many."""
-    shown = pages[:MAX_SHOWN]
+    shown = files[:MAX_SHOWN]
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(6.5 * columns, 4.5 * rows + 0.3), layout="constrained")
-    for place, page in enumerate(shown):
+    for place, file in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(np.asarray(mark_numbers(read_image(page.path, channels=3, side=SIDE), page.numbers)))
+        axes.imshow(np.asarray(mark_numbers(read_image(file.path, channels=3, side=SIDE), file.numbers)))
         axes.set_axis_off()
-        said = "" if page.numbers else ": no number found"
-        axes.set_title(f"{short_name(page.path.name, 40)}{said}", fontsize=9, parse_math=False)
-    if len(pages) > len(shown):
-        figure.suptitle(f"The first {len(shown)} of {len(pages)} images", fontsize=9)
+        said = "" if file.numbers else ": no number found"
+        axes.set_title(f"{short_name(file.path.name, 40)}{said}", fontsize=9, parse_math=False)
+    if len(files) > len(shown):
+        figure.suptitle(f"The first {len(shown)} of {len(files)} images", fontsize=9)
     return figure
 
 
-def describe(page: Page) -> list[str]:
+def describe(file: FileNumbers) -> list[str]:
     """A line for each number, marked where it is doubtful."""
-    name = printable(str(page.path))
+    name = printable(str(file.path))
     return [
         f"{name}  {number.row + 1}  {number.text}  {number.confidence:.0%}{'  doubtful' if number.doubtful else ''}"
-        for number in page.numbers
+        for number in file.numbers
     ]
 
 
@@ -117,15 +113,15 @@ def main(args: list[str] | None = None) -> int:
         paths, notes = named_images(options.paths)
         for note in notes:
             print(note, file=sys.stderr)
-        pages = read_pictures(load_network(options.ckpt_path, LineReader), paths, pattern)
-        for page in pages:
-            for line in map(json.dumps, page.rows()) if options.json else describe(page):
+        files = read_pictures(load_network(options.ckpt_path, LineReader), paths, pattern)
+        for file in files:
+            for line in map(json.dumps, file.rows()) if options.json else describe(file):
                 print(line)
-            if not page.numbers:
-                print(f"{printable(str(page.path))}: no number found", file=sys.stderr)
+            if not file.numbers:
+                print(f"{printable(str(file.path))}: no number found", file=sys.stderr)
         if options.output is not None:
-            write_csv(options.output, [COLUMNS, *(tuple(row.values()) for page in pages for row in page.rows())])
+            write_csv(options.output, [COLUMNS, *(tuple(row.values()) for file in files for row in file.rows())])
         if options.figure is not None:
-            save_figure(plot_pages(pages), options.figure)
+            save_figure(plot_numbers(files), options.figure)
 
     return run_command(parser, command, args)

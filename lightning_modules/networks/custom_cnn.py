@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from lightning_modules.classifier import Classifier
+from lightning_modules.networks.blocks import conv_block
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import read_start
@@ -48,11 +49,11 @@ class CustomCNN(Classifier):
             raise UserError(f"width must be at least 2, got {width}")
         self.preprocessing = Preprocessing(in_channels, input_size, (0.5,), (0.5,))
         self.features = nn.Sequential(  # side of the maps at input_size 28:
-            _block(in_channels, width, 5, stride=2),  # 12
-            _block(width, 3 * width // 2, 3),  # 10
-            _block(3 * width // 2, 2 * width, 3, pool=True),  # 4
-            _block(2 * width, 4 * width, 3),  # 2
-            _block(4 * width, 4 * width, 1),  # 2
+            conv_block(in_channels, width, 5, stride=2),  # 12
+            conv_block(width, 3 * width // 2, 3),  # 10
+            conv_block(3 * width // 2, 2 * width, 3, pool=2),  # 4
+            conv_block(2 * width, 4 * width, 3),  # 2
+            conv_block(4 * width, 4 * width, 1),  # 2
         )
         self.head = nn.Linear(4 * width, len(class_names))
         if weights is not None:
@@ -71,11 +72,3 @@ class CustomCNN(Classifier):
         """(B, 4 * width) -> (B, K), float: class scores (logits)."""
         scores: Tensor = self.head(features)
         return scores
-
-
-def _block(channels_in: int, channels: int, kernel: int, stride: int = 1, pool: bool = False) -> nn.Sequential:
-    """Convolution, perhaps 2×2 max-pooling, batch normalisation, ReLU."""
-    layers: list[nn.Module] = [nn.Conv2d(channels_in, channels, kernel, stride, bias=False)]
-    if pool:
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+from lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from datamodules.errors import UserError
+from datamodules.lines import HEIGHT
+from datamodules.strings import StringsDataModule
 from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, ctc_losses
 from lightning_modules.network import Network
+from lightning_modules.networks.blocks import conv_block
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import read_start
-
-HEIGHT = 32  # of a line, in pixels
 
 
 class LineReader(Network):
@@ -51,11 +53,11 @@ class LineReader(Network):
         if width < 2:
             raise UserError(f"width must be at least 2, got {width}")
         self.features = nn.Sequential(  # height of the maps:
-            _block(1, width, 5, stride=2),  # 16
-            _block(width, 2 * width, 3, pool=(2, 2)),  # 8
-            _block(2 * width, 4 * width, 3, pool=(2, 1)),  # 4
-            _block(4 * width, 4 * width, 3, pool=(2, 1)),  # 2
-            _block(4 * width, 6 * width, (2, 3)),  # 1
+            conv_block(1, width, 5, stride=2, padding=2),  # 16
+            conv_block(width, 2 * width, 3, padding=1, pool=2),  # 8
+            conv_block(2 * width, 4 * width, 3, padding=1, pool=(2, 1)),  # 4
+            conv_block(4 * width, 4 * width, 3, padding=1, pool=(2, 1)),  # 2
+            conv_block(4 * width, 6 * width, (2, 3), padding=(0, 1)),  # 1
             nn.Dropout(0.1),
             _Along(6 * width),
             _Along(6 * width),
@@ -69,6 +71,15 @@ class LineReader(Network):
         self.test_metrics = self.val_metrics.clone(prefix="test_")
         if weights is not None:
             self.start_from(read_start(Path(weights)), weights)
+
+    def check_data(self, data: LightningDataModule) -> None:
+        """Take lines with their texts, no images of one sign each.
+
+        Raises:
+            UserError: The datamodule gives something else.
+        """
+        if not isinstance(data, StringsDataModule):
+            raise UserError(f"a LineReader takes lines, as StringsDataModule has them, not {type(data).__name__}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Read lines.
@@ -94,29 +105,12 @@ class LineReader(Network):
         return ctc_losses(outputs, labels).mean() if len(labels) else outputs.sum()
 
 
-def _block(
-    channels_in: int,
-    channels: int,
-    kernel: int | tuple[int, int],
-    stride: int = 1,
-    pool: tuple[int, int] | None = None,
-) -> nn.Sequential:
-    """Convolution, perhaps max-pooling, batch normalisation, ReLU; a kernel of two numbers spans all rows there are."""
-    padding = kernel // 2 if isinstance(kernel, int) else (0, kernel[1] // 2)
-    layers: list[nn.Module] = [nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)]
-    if pool is not None:
-        layers.append(nn.MaxPool2d(pool))
-    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
 class _Along(nn.Module):
     """What five neighbouring columns say, added to each column."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, (1, 5), padding=(0, 2), bias=False), nn.BatchNorm2d(channels), nn.ReLU()
-        )
+        self.layers = conv_block(channels, channels, (1, 5), padding=(0, 2))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, D, 1, T) -> (B, D, 1, T)."""

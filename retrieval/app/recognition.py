@@ -13,10 +13,9 @@ from PIL import Image
 from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import read_image
-from datamodules.ink import SIDE
-from datamodules.normalizer import normalize
+from datamodules.normalizer import max_side, normalize
 from lightning_modules.calibration import refusal
-from lightning_modules.checkpoint import load_classifier, load_export
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.run import Run
 from retrieval.search import Vectors, nearest
 
@@ -77,7 +76,7 @@ class Recogniser:
     """
 
     def __init__(self, path: Path) -> None:
-        self._model = load_export(path) if path.is_dir() else load_classifier(path)
+        self._model = load_classifier(path)
         self._model.use_memory_format(torch.device("cpu"))
         self._model.eval().requires_grad_(False)
         self._features: Vectors | None = None
@@ -119,7 +118,7 @@ class Recogniser:
         Raises:
             ImageError: It can't be read.
         """
-        return read_image(path, channels=3, side=None if self._model.normalizer is None else SIDE)
+        return read_image(path, channels=3, side=max_side(self._model.normalizer))
 
     @torch.inference_mode()
     def recognise(self, image: Image.Image, k: int = 4) -> Recognition | None:

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.ink import SIDE
-from datamodules.normalizer import normalize
+from datamodules.normalizer import max_side, normalize
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.hardware import full_precision
 from retrieval.encoders.base import Box, Encoder, Pixels, hash_weights
@@ -31,10 +30,10 @@ class ClassifierEncoder(Encoder):
     def __init__(self, path: str | Path, device: torch.device | str | None = None) -> None:
         super().__init__(device)
         # Lightning takes seconds to import; only this encoder needs it.
-        from lightning_modules.checkpoint import load_classifier, load_export
+        from lightning_modules.checkpoint import load_classifier
 
         place = EMBEDDED if path == "digits" else Path(path)
-        self._model = load_export(place) if place.is_dir() else load_classifier(place)
+        self._model = load_classifier(place)
         self._model.use_memory_format(self.device)
         self._model.to(self.device).requires_grad_(False)
         normalizer = self._model.normalizer
@@ -46,8 +45,8 @@ class ClassifierEncoder(Encoder):
             "layer": "features",
             "preprocessing": f"plain {self._model.image_size}",
         }
+        self.max_side = max_side(normalizer)
         if normalizer is not None:
-            self.max_side = SIDE
             state = blake2b(json.dumps(normalizer.to_dict(), sort_keys=True).encode(), digest_size=8)
             self.identity["preprocessing"] = f"normalized {self._model.image_size} {state.hexdigest()}"
 

@@ -9,7 +9,6 @@ from limits import RateLimitItemPerSecond
 from playwright.sync_api import Page, sync_playwright
 
 from lightning_modules.checkpoint import load_network
-from lightning_modules.cli import main
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
 from retrieval.app.batching import BatchingEncoder
@@ -18,7 +17,7 @@ from retrieval.app.recognition import Recogniser
 from retrieval.app.server import serve
 from retrieval.encoders.resnet import ResNetEncoder
 from retrieval.index import ImageIndex
-from tests.conftest import draw_photo
+from tests.conftest import draw_photo, train_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KINDS = ("sky", "grass", "sand")
@@ -47,12 +46,8 @@ def collection(tmp_path_factory):
 
 def train(home: Path, *options: str) -> Path:
     """Train a network for a few seconds; returns its checkpoint."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-        patch.delenv("PL_GLOBAL_SEED", raising=False)
-        assert main(["fit", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *options]) == 0
-    return home / "runs" / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt"
+    runs = train_in(home, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *options)
+    return runs / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt"
 
 
 @pytest.fixture(scope="module")
