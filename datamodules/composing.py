@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.int64]
 LENGTHS = (0.08, 0.1, 0.16, 0.22, 0.24, 0.12, 0.05, 0.03)  # how often a line has 1, 2, … signs to read
 DIGITS, OTHERS = len(LENGTHS), 4  # most signs of a line to read; and two separators, an end, a part of a neighbour
 SLOTS = DIGITS + OTHERS
-EACH, COMMON = 10, 48  # random numbers of a sign, and of a line
+EACH, COMMON = 12, 52  # random numbers of a sign, and of a line
 TILE = 56  # side of what a sign is drawn on, in pixels
 SIDE, FOOT, TALL = 28, 24, 20  # of a sign's image, the row that it stands on, and its height, as in MNIST
 NOTHING, SIGN, SEPARATOR, END, NEIGHBOUR, OTHER = range(6)  # what is in a slot of a line
@@ -101,6 +101,33 @@ def _grain(height: int, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class _Places:
+    """Where the images of lines go: (B, SLOTS) each, float32.
+
+    Attributes:
+        x: Middle of the ink, in pixels of the line.
+        y: Middle of the image.
+        centre: Middle of the ink in the image, in its pixels.
+        zoom_x: Pixels of the line for one of the image.
+        zoom_y: The same, down.
+        slant: Pixels to the left for one down.
+        wide: Width of the ink.
+        tall: Height of a sign.
+        base: What it stands on.
+    """
+
+    x: Tensor
+    y: Tensor
+    centre: Tensor
+    zoom_x: Tensor
+    zoom_y: Tensor
+    slant: Tensor
+    wide: Tensor
+    tall: Tensor
+    base: Tensor
+
+
+@dataclass(frozen=True)
 class Composer:
     """Draws lines of signs; each follows from (seed, epoch, sample) alone.
 
@@ -118,19 +145,23 @@ class Composer:
         """(count, P), float32 in [0, 1): the random numbers of every line of an epoch."""
         return torch.from_numpy(philox(seed, epoch).random((count, COMMON + SLOTS * EACH), dtype=np.float32))
 
-    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a batch of lines.
 
         Args:
             numbers: (B, P), rows of ``draw``.
 
         Returns:
-            (B, 1, height, width), uint8: light ink on black; and (B, 8), int64: the labels, filled up with -1.
+            (B, 1, height, width), uint8: light ink on black; (B, 8), int64: the labels, filled up with -1; and (B, 8),
+            float32: where the middle of each sign stands, as a share of the width.
         """
         common, each = numbers[:, :COMMON], numbers[:, COMMON:].view(len(numbers), SLOTS, EACH)
         labels, kinds = self._text(common, each)
-        canvas = self._write(common, each, labels, kinds)
-        return self._paper(common, canvas), labels[:, :DIGITS]
+        sign = self._choose(each, labels, kinds)
+        places = self._place(common, each, kinds, sign)
+        ink = self._stamp(common, sign, kinds != NOTHING, places)
+        self._join(ink, common, each, kinds, places)
+        return self._paper(common, ink), labels[:, :DIGITS], places.x[:, :DIGITS] / self.width
 
     def _text(self, common: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
         """(B, SLOTS) labels, -1 for what isn't read, and what is in each slot, from ``NOTHING`` to ``OTHER``."""
@@ -143,7 +174,7 @@ class Composer:
         slots = torch.arange(SLOTS)
         kinds = torch.where(slots < count, SIGN, NOTHING)  # of the slots behind the signs none is below the count
         count = count[:, 0]
-        kinds[:, DIGITS] = torch.where((common[:, 1] < 0.4) & (count > 1), SEPARATOR, NOTHING)
+        kinds[:, DIGITS] = torch.where((common[:, 1] < 0.5) & (count > 1), SEPARATOR, NOTHING)
         kinds[:, DIGITS + 1] = torch.where((common[:, 1] < 0.1) & (count > 3), SEPARATOR, NOTHING)
         kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.3, END, NOTHING)
         kinds[:, DIGITS + 3] = torch.where(common[:, 3] < 0.15, NEIGHBOUR, NOTHING)
@@ -152,22 +183,25 @@ class Composer:
             kinds = torch.where(others, torch.where(kinds == SIGN, OTHER, NOTHING), kinds)
         return torch.where(kinds == SIGN, labels, OUTLIER), kinds
 
-    def _write(self, common: Tensor, each: Tensor, labels: Tensor, kinds: Tensor) -> Tensor:
-        """(B, H, W), float32 in [0, 1]: the ink."""
+    def _choose(self, each: Tensor, labels: Tensor, kinds: Tensor) -> Tensor:
+        """(B, SLOTS): which image is in each slot."""
         starts = torch.from_numpy(self.signs.starts)
-        lines, (low, high) = len(common), (0.5 * self.height, 0.97 * self.height)
         group = torch.where(labels >= 0, labels, 0)
         for kind, behind in ((SEPARATOR, 4), (END, 3), (OTHER, 2)):
             group[kinds == kind] = len(starts) - behind
         group = torch.where(kinds == NEIGHBOUR, (each[:, :, 0] * (len(starts) - 4)).long(), group)
         first, after = starts[group], starts[group + 1]
-        sign = torch.minimum(first + (each[:, :, 2] * (after - first)).long(), after - 1)
+        return torch.minimum(first + (each[:, :, 2] * (after - first)).long(), after - 1)
+
+    def _place(self, common: Tensor, each: Tensor, kinds: Tensor, sign: Tensor) -> "_Places":
+        """Where each slot's image goes."""
+        lines, (low, high) = len(common), (0.5 * self.height, 0.97 * self.height)
         left, right, foot = torch.from_numpy(self.signs.boxes)[sign].unbind(-1)
         tall = (low + (high - low) * common[:, 4:5]) * (1 + 0.24 * (each[:, :, 3] - 0.5))
         small = (each[:, :, 4] < 0.25) & (common[:, 5:6] < 0.4)
         tall = torch.where(small, 0.65 * tall, tall)
         zoom_y = tall / TALL
-        zoom_x = zoom_y * (0.65 + 0.6 * common[:, 6:7]) * (1 + 0.5 * (each[:, :, 5] - 0.5))
+        zoom_x = zoom_y * (0.7 + 0.75 * common[:, 6:7]) * (1 + 0.5 * (each[:, :, 5] - 0.5))
         slant = 0.25 * _normal(common[:, 7:8], common[:, 8:9]) + 0.16 * (each[:, :, 6] - 0.5)
         # Along the line: digits in order, separators between two of them, the end behind all.
         place = torch.arange(SLOTS).expand(lines, -1).float().clone()
@@ -178,7 +212,8 @@ class Composer:
         place[:, DIGITS + 2] = DIGITS + 0.5
         wide = torch.where((kinds != NOTHING) & (kinds != NEIGHBOUR), (right - left) * zoom_x, 0.0)
         gap = tall * (-0.12 + 0.45 * common[:, 11:12] ** 2 + 0.2 * (each[:, :, 7] - 0.5))
-        gap = torch.maximum(gap, -0.25 * wide)
+        gap = torch.where(common[:, 48:49] < 0.15, gap - 0.15 * tall, gap)
+        gap = torch.maximum(gap, -0.3 * wide)
         gap = torch.where((kinds == SEPARATOR) | (kinds == END), gap.clamp_min(1.5) + 0.25 * tall * each[:, :, 8], gap)
         step = torch.where(wide > 0, (wide + gap).clamp_min(2.5), 0.0)
         order = place.argsort(dim=1)
@@ -201,31 +236,21 @@ class Composer:
         beside = kinds == NEIGHBOUR
         y = torch.where(beside, torch.where(each[:, :, 8] < 0.5, -0.3 * tall, self.height + 0.3 * tall), y)
         middle = torch.where(beside, each[:, :, 9] * self.width, middle)
-        return self._stamp(sign, kinds != NOTHING, middle, y, (left + right) / 2, zoom_x, zoom_y, slant, common)
+        wide = (right - left) * zoom_x
+        return _Places(middle, y, (left + right) / 2, zoom_x, zoom_y, slant, wide, tall, base)
 
-    def _stamp(
-        self,
-        sign: Tensor,
-        shown: Tensor,
-        x: Tensor,
-        y: Tensor,
-        centre: Tensor,
-        zoom_x: Tensor,
-        zoom_y: Tensor,
-        slant: Tensor,
-        common: Tensor,
-    ) -> Tensor:
-        """Draw signs, (B, SLOTS), at their places: (B, H, W), float32."""
+    def _stamp(self, common: Tensor, sign: Tensor, shown: Tensor, places: "_Places") -> Tensor:
+        """Draw signs, (B, SLOTS), at their places: (B, H, W), float32 in [0, 1]."""
         line, slot = shown.nonzero(as_tuple=True)
         chosen = (line, slot)
         pixels = torch.from_numpy(self.signs.pixels[sign[chosen].numpy()])[:, None].float() / 255
-        corner_x, corner_y = (x[chosen] - TILE / 2).floor(), (y[chosen] - TILE / 2).floor()
-        offset_x, offset_y = x[chosen] - corner_x - TILE / 2, y[chosen] - corner_y - TILE / 2
-        across, down = 1 / zoom_x[chosen], 1 / zoom_y[chosen]
-        lean = slant[chosen]
+        x, y, centre = places.x[chosen], places.y[chosen], places.centre[chosen]
+        corner_x, corner_y = (x - TILE / 2).floor(), (y - TILE / 2).floor()
+        offset_x, offset_y = x - corner_x - TILE / 2, y - corner_y - TILE / 2
+        across, down, lean = 1 / places.zoom_x[chosen], 1 / places.zoom_y[chosen], places.slant[chosen]
         # From a tile's pixels, counted from its middle, to the sign's, and then to the units of grid_sample.
         tilt = lean * across
-        move_x = -offset_x * across - offset_y * tilt + centre[chosen] - SIDE / 2
+        move_x = -offset_x * across - offset_y * tilt + centre - SIDE / 2
         points = ((2 * torch.arange(TILE) + 1) / TILE - 1) * TILE / SIDE
         grid_x = across.view(-1, 1, 1) * points + (tilt[:, None] * points + move_x[:, None] / (SIDE / 2))[:, :, None]
         grid_y = down[:, None] * points - offset_y[:, None] * down[:, None] / (SIDE / 2)
@@ -236,12 +261,39 @@ class Composer:
         tiles = ((drawn - thin) * sharp + 0.5).clamp(0, 1).numpy()
         tops = (corner_y.long() + TILE).clamp(0, self.height + TILE).tolist()
         starts = (corner_x.long() + TILE).clamp(0, self.width + TILE).tolist()
-        canvas = np.zeros((len(x), self.height + 2 * TILE, self.width + 2 * TILE), np.float32)
+        canvas = np.zeros((len(shown), self.height + 2 * TILE, self.width + 2 * TILE), np.float32)
         for number, row in enumerate(line.tolist()):
             top, start = tops[number], starts[number]
             place = canvas[row, top : top + TILE, start : start + TILE]
             np.maximum(place, tiles[number], out=place)
         return torch.from_numpy(canvas[:, TILE:-TILE, TILE:-TILE])
+
+    def _join(self, ink: Tensor, common: Tensor, each: Tensor, kinds: Tensor, places: "_Places") -> None:
+        """Draw strokes, in place, by which a hand goes on from a sign to the next without lifting the pen."""
+        both = (kinds[:, : DIGITS - 1] == SIGN) & (kinds[:, 1:DIGITS] == SIGN)
+        line, slot = (both & (common[:, 49:50] < 0.2) & (each[:, : DIGITS - 1, 10] < 0.7)).nonzero(as_tuple=True)
+        high = common[line, 50] < 0.6
+
+        def end(slot: Tensor, number: Tensor, side: int) -> tuple[Tensor, Tensor]:
+            tall, wide, base, x, slant = (
+                part[line, slot] for part in (places.tall, places.wide, places.base, places.x, places.slant)
+            )
+            above = torch.where(high, 0.75 + 0.2 * number, 0.1 + 0.8 * number)
+            return x + side * (0.5 * wide - 0.12 * tall) - slant * (0.5 - above) * tall, base - above * tall
+
+        (x0, y0), (x1, y1) = end(slot, each[line, slot, 11], 1), end(slot + 1, each[line, slot + 1, 11], -1)
+        pens = 0.5 + 0.9 * common[line, 17] ** 1.5
+        across, down = torch.arange(self.width).float(), torch.arange(self.height).float()[:, None]
+        strokes = torch.stack([x0, y0, x1, y1, pens], dim=1).tolist()
+        for row, (left, top, right, bottom, pen) in zip(line.tolist(), strokes, strict=True):
+            first, after = max(0, int(left) - 2), min(self.width, int(right) + 3)
+            if not 0 < right - left < 0.5 * self.height or first >= after:
+                continue
+            x, y, dx, dy = across[first:after] - left, down - top, right - left, bottom - top
+            along = ((x * dx + y * dy) / (dx * dx + dy * dy)).clamp(0, 1)
+            away = torch.hypot(x - along * dx, y - along * dy)
+            part = ink[row, :, first:after]
+            torch.maximum(part, (pen + 0.5 - away).clamp(0, 1), out=part)
 
     def _paper(self, common: Tensor, ink: Tensor) -> Tensor:
         """(B, H, W) ink -> (B, 1, H, W), uint8: on paper with lines, a printed ground and grain."""
@@ -269,7 +321,7 @@ class Composer:
                 ruled, (thick + 0.5 - tilted.abs()).clamp(0, 1) * there * (0.2 + 0.8 * number(first + 4))
             )
         for place, share in ((41, 0.03), (42, 0.97)):  # borders of a cell
-            there = number(place) < 0.08
+            there = number(place) < 0.03
             ruled = torch.maximum(ruled, (1.3 - (x - self.width * share).abs()).clamp(0, 1) * there * 0.8)
         at_y = (number(43).flatten() * 3 * self.height).long().tolist()
         at_x = (number(44).flatten() * 3 * self.width).long().tolist()

@@ -23,11 +23,14 @@ class Batch(NamedTuple):
         images: (B, C, H, W): uint8, or float32 in [0, 1] once augmented.
         labels: (B,), int64, rows of ``class_names``.
         indices: (B,), int64, rows of the dataset.
+        middles: Of lines, (B, L), float32: where the middle of each sign stands, as a share of the line's width; nan
+            where that is not known. None for single signs.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    middles: Tensor | None = None
 
 
 def as_batch(batch: Any) -> Batch:

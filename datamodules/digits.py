@@ -33,6 +33,7 @@ class DigitsDataModule(ImageDataModule):
     Args:
         root: Folder that holds ``MNIST/raw`` and ``semeion.data``; downloaded into it where they aren't there.
         drawn: Digits that are drawn by program.
+        hurried: The same, in forms that are seldom written alone, but often in numbers.
         outliers: Outliers that are drawn by program, beside the printed ones.
         val_fraction: Share of the images that are held out for validation, in (0, 1), class by class.
         split_seed: Another seed gives another split; the training seed does not matter to it.
@@ -48,6 +49,7 @@ class DigitsDataModule(ImageDataModule):
         self,
         root: str = "data",
         drawn: int = 10_000,
+        hurried: int = 0,
         outliers: int = 18_000,
         val_fraction: float = 0.05,
         split_seed: int = 42,
@@ -63,7 +65,7 @@ class DigitsDataModule(ImageDataModule):
             batch_size=batch_size,
             augmentation=augmentation,
         )
-        self.drawn, self.outliers = drawn, outliers
+        self.drawn, self.hurried, self.outliers = drawn, hurried, outliers
         self._mnist = MNISTDataModule(root)
         self._semeion = SemeionDataModule(root)
 
@@ -95,6 +97,7 @@ class DigitsDataModule(ImageDataModule):
         size, extent = self.image_size, normalizer.extent[1]
         pens = generator.uniform(0.8 * normalizer.half[0], 1.25 * normalizer.half[1], 1000)
         drawn, drawn_labels = strokes.draw_digits(generator, self.drawn, size, extent, pens)
+        hurried = strokes.draw_digits(np.random.default_rng(1), self.hurried, size, extent, pens, strokes.HURRIED)
         digits = strokes.printed("0123456789", 64)
         signs = strokes.printed(SIGNS, 64)
         none = np.concatenate(
@@ -109,6 +112,7 @@ class DigitsDataModule(ImageDataModule):
             "semeion": (_place(normalizer, semeion.pixels[:, 0]), semeion.labels, 6),
             "optdigits": (_place(normalizer, optdigits.pixels[:, 0]), optdigits.labels, 4),
             "drawn": (drawn, drawn_labels, 1),
+            "hurried": (*hurried, 1),
             "printed": (
                 _place(normalizer, [image for _, image in digits]),
                 np.array([int(digit) for digit, _ in digits]),

@@ -1,6 +1,7 @@
 """Numbers of several digits: composed of single ones as training goes on, and labelled lines of one's own."""
 
 import csv
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,7 +139,7 @@ class StringsDataModule(BaseDataModule):
             elif val_signs is not None:
                 composer = Composer(val_signs, HEIGHT, WIDTH)
                 numbers = composer.draw(self.split_seed, 0, self.val_composed)
-                parts = [composer(part) for part in torch.split(numbers, 256)]
+                parts = [composer(part)[:2] for part in torch.split(numbers, 256)]
                 pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
                 self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
                 self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
@@ -188,14 +189,15 @@ class StringsDataModule(BaseDataModule):
             self._parameters = epoch, numbers, varied
         _, numbers, varied = self._parameters
         images, labels = batch.images.float() / 255, batch.labels.clone()
+        middles = torch.full(labels.shape, math.nan)
         fresh = batch.indices < self.composed
         if self._composer is not None and numbers is not None and fresh.any():
-            composed, texts = self._composer(numbers[batch.indices[fresh]])
+            composed, texts, places = self._composer(numbers[batch.indices[fresh]])
             images[fresh] = composed.float() / 255
-            labels[fresh, : texts.shape[1]] = texts
+            labels[fresh, : texts.shape[1]], middles[fresh, : texts.shape[1]] = texts, places
         if varied is not None and self.augmentation is not None and not fresh.all():
             images[~fresh] = self.augmentation(batch.images[~fresh], varied[batch.indices[~fresh]])
-        return batch._replace(images=images, labels=labels)
+        return batch._replace(images=images, labels=labels, middles=middles)
 
     def save_split(self, path: Path) -> None:
         """Write ``split.csv``: file, text and subset of every labelled line."""

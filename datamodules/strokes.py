@@ -59,6 +59,26 @@ DIGITS: list[list[str]] = [
     ["71 40 22 44 76 69 39 17 35 63 71", "50 22 54 72 50|54 16 59 86 54", "81 50 31 33 65 78 59 28 36 74 81"],
     ["82 50 12 35 73 82 82 79", "82 50 12 35 73 82 77 59 28", "81 40 12 35 72 81 81 49", "70 22 34 72 70 70 79"],
 ]
+# Forms that are seldom written alone, but often in numbers that are written fast: 5s like a tick, 9s like a P, 1s from
+# the line up, 2s that begin with a loop, 7s like a cross, 4s that stay open, 0s that go on to the next digit.
+HURRIED: list[list[str]] = [
+    ["60 20 05 29 69 86 62 40 62 80", "40 06 39 78 83 50 40 52 91", "50 12 05 28 59 87 94 81 50 90"],
+    ["08 50 50 59", "06 60 60 49", "18 40 40 39", "09 70 70 69", "08 50 50 59|39 79"],
+    [
+        "33 14 11 40 71 64 18 18 88",
+        "24 33 12 20 61 73 28 08 17 48 99",
+        "03 30 60 63 27 09 09 99",
+        "25 34 24 02 30 71 64 28 08 08 88",
+        "35 25 12 40 71 64 27 09 37 59 97",
+    ],
+    ["10 60 44 75 58 28 07", "02 20 60 73 44 44 75 68 29 07"],
+    ["10 05 65|72 49", "30 05 05 95|64 49", "20 06 86|55 49", "00 04 34 60|60 59", "40 05 55|55 48"],
+    ["03 28 28 90", "12 27 19 19 80", "13 37 28 08|13 80", "04 29 29 80", "11 13 46 38 08|11 80"],
+    ["60 24 07 29 69 77 55 26", "81 33 07 39 79 86 54 17"],
+    ["03 30 80 80 39|25 85", "02 11 80 49|24 85", "03 20 70 70 39|15 75", "31 50 60 60 39|15 85", "41 60 60 39|05 95"],
+    ["80 40 13 45 77 59 27 45 72", "70 40 22 44 76 69 39 17 35 64 82"],
+    ["40 32 29|31 60 82 74 44 33", "81 50 23 34 64 82 71 39", "30 29|30 60 81 73 33", "70 30 14 44 73 60 49"],
+]
 # Letters and signs that no digit looks like.
 OTHERS = [
     "09 50 50 99|25 75",
@@ -189,7 +209,12 @@ def _centred(image: Image.Image, size: int) -> Pixels:
 
 
 def draw_digits(
-    generator: np.random.Generator, count: int, size: int, extent: float, pens: Points
+    generator: np.random.Generator,
+    count: int,
+    size: int,
+    extent: float,
+    pens: Points,
+    forms: list[list[str]] = DIGITS,
 ) -> tuple[Pixels, Labels]:
     """Draw each digit equally often, in all its forms.
 
@@ -199,14 +224,15 @@ def draw_digits(
         size: Side of the images, in pixels.
         extent: As for ``write``.
         pens: (P,), float64: widths to choose from, as shares of the side.
+        forms: The strokes of each form of each digit.
 
     Returns:
         (N, size, size), uint8, and (N,), int64: the digits.
     """
     labels = np.arange(count) % 10
-    chosen = [_choice(generator, DIGITS[label]) for label in labels]
+    chosen = [_choice(generator, forms[label]) for label in labels]
     images = [write(curves(form), generator, size, extent, generator.choice(pens)) for form in chosen]
-    return np.stack(images), labels
+    return np.array(images, np.uint8).reshape(count, size, size), labels
 
 
 def draw_others(generator: np.random.Generator, count: int, size: int, extent: float, pens: Points) -> Pixels:

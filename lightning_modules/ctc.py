@@ -19,6 +19,7 @@ from datamodules.text import as_text
 from lightning_modules.calibration import Temperature
 
 BLANK = 0
+BLANKS = 0.3  # what a column without a sign counts, next to one with a sign
 
 
 def ctc_losses(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -37,6 +38,33 @@ def ctc_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     lengths = (labels != OUTLIER).sum(dim=1)
     scores = outputs.float().log_softmax(dim=2).transpose(0, 1)
     return F.ctc_loss(scores, (labels + 1).clamp_min(0), columns, lengths, BLANK, reduction="none", zero_infinity=True)
+
+
+def alignment_losses(outputs: Tensor, labels: Tensor, middles: Tensor) -> Tensor:
+    """How unlikely it is that each sign is read where it stands, and nothing where none does.
+
+    Where signs stand is more than connectionist temporal classification has to go by, which finds it by itself from
+    texts alone, and learns from fewer lines with it: cross-entropy, column by column. The columns on both sides of a
+    sign's middle are free.
+
+    Args:
+        outputs: (B, T, K + 1), float: scores of the blank and of each sign, column by column.
+        labels: (B, L), int64: rows of ``class_names``, filled up with -1.
+        middles: (B, L), float: where the middle of each sign is, as a share of the line; nan where that isn't known.
+
+    Returns:
+        (B,), float32; 0 for lines of which it isn't known.
+    """
+    columns = outputs.shape[1]
+    known = ((labels == OUTLIER) | ~middles.isnan()).all(dim=1)
+    line, sign = ((labels != OUTLIER) & known[:, None]).nonzero(as_tuple=True)
+    column = (middles[line, sign] * columns).long().clamp(0, columns - 1)
+    signs = torch.full((len(labels), columns), BLANK, device=outputs.device)
+    signs[line, column] = labels[line, sign] + 1
+    stands = (signs != BLANK).float()
+    beside = F.max_pool1d(stands[:, None], 3, stride=1, padding=1)[:, 0] - stands
+    weights = (stands + BLANKS * (1 - stands - beside)) * known[:, None]
+    return (F.cross_entropy(outputs.float().transpose(1, 2), signs, reduction="none") * weights).sum(dim=1)
 
 
 def read_texts(outputs: Tensor) -> list[list[int]]:

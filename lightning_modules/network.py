@@ -90,6 +90,10 @@ class Network(LightningModule):
         """What is trained on: the mean over a batch."""
         raise NotImplementedError
 
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What a step of training makes smaller: the loss, and what else the batch of a subclass says."""
+        return self.loss(outputs, batch.labels)
+
     def reported_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What is reported: the same, but without smoothing."""
         return self.loss(outputs, labels)
@@ -130,7 +134,7 @@ class Network(LightningModule):
         """
         batch = as_batch(batch)
         outputs = self(batch.images)
-        loss = self.loss(outputs, batch.labels)
+        loss = self.training_loss(outputs, batch)
         if not torch.isfinite(loss):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
         self.train_metrics(outputs.detach(), batch.labels)

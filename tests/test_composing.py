@@ -35,19 +35,21 @@ def composer(drawn):
 
 def test_a_line_follows_from_seed_epoch_and_number_alone(composer):
     numbers = composer.draw(3, 5, 40)
-    images, labels = composer(numbers)
+    images, labels, middles = composer(numbers)
     assert images.shape == (40, 1, 32, 160)
     assert images.dtype == torch.uint8
     assert labels.shape == (40, DIGITS)
-    some, texts = composer(composer.draw(3, 5, 30)[[7, 21]])
+    assert middles.shape == labels.shape
+    some, texts, places = composer(composer.draw(3, 5, 30)[[7, 21]])
     assert torch.equal(some, images[[7, 21]])
     assert torch.equal(texts, labels[[7, 21]])
+    assert torch.equal(places, middles[[7, 21]])
     assert not torch.equal(composer.draw(3, 6, 40), numbers)
     assert not torch.equal(composer.draw(4, 5, 40), numbers)
 
 
 def test_texts_are_of_all_signs_and_lengths_and_stand_on_the_line(composer):
-    images, labels = composer(composer.draw(0, 0, 600))
+    images, labels, middles = composer(composer.draw(0, 0, 600))
     lengths = (labels != OUTLIER).sum(dim=1)
     assert set(lengths.tolist()) == set(range(DIGITS + 1))  # none, where there is nothing that is read
     assert set(labels.unique().tolist()) == {-1, 0, 1, 2, 3, 4}
@@ -58,11 +60,14 @@ def test_texts_are_of_all_signs_and_lengths_and_stand_on_the_line(composer):
     assert (images.amax(dim=(1, 2, 3)) > 200).all()
     wide = (images[:, 0] > 128).any(dim=1).sum(dim=1).float()
     assert wide[lengths == 6].median() > 1.3 * wide[lengths == 1].median()  # some are underlined
+    pairs = (labels[:, 1:] != OUTLIER).nonzero(as_tuple=True)
+    assert (middles[:, 1:] > middles[:, :-1])[pairs].float().mean() > 0.99  # from left to right
+    assert ((middles > 0) & (middles < 1))[labels != OUTLIER].all()
 
 
 def test_without_outliers_every_line_is_read(drawn):
     pixels, labels = drawn
-    _, texts = Composer(signs_of(pixels[:60], labels[:60], 5), 32, 160)(Composer.draw(None, 0, 0, 200))
+    _, texts, _ = Composer(signs_of(pixels[:60], labels[:60], 5), 32, 160)(Composer.draw(None, 0, 0, 200))
     assert ((texts != OUTLIER).sum(dim=1) > 0).all()
 
 

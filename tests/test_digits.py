@@ -62,7 +62,7 @@ def test_the_real_semeion(shared):
 @pytest.mark.parametrize("digit", range(10))
 def test_every_form_of_a_digit_is_drawn_in_the_middle_as_thick_as_the_pen(digit):
     generator = np.random.default_rng(digit)
-    for form in strokes.DIGITS[digit]:
+    for form in strokes.DIGITS[digit] + strokes.HURRIED[digit]:
         image = strokes.write(strokes.curves(form), generator, 28, 0.7, 0.1)
         assert image.shape == (28, 28)
         assert image.max() > 200
@@ -77,6 +77,9 @@ def test_what_is_drawn_follows_from_the_generator():
         one, two = (draw(np.random.default_rng(1), 20, 28, 0.7, PENS) for _ in range(2))
         assert all(np.array_equal(*pair) for pair in zip(one, two, strict=True))
     images, labels = strokes.draw_digits(np.random.default_rng(1), 20, 28, 0.7, PENS)
+    hurried, same = strokes.draw_digits(np.random.default_rng(1), 20, 28, 0.7, PENS, strokes.HURRIED)
+    assert np.array_equal(same, labels)
+    assert not np.array_equal(hurried, images)
     assert labels.tolist() == [*range(10), *range(10)]
     assert not np.array_equal(images[0], images[10])
 
@@ -104,10 +107,10 @@ def few(monkeypatch):
 
 def test_collections_are_joined_and_outliers_are_trained_on_alone(mnist, tmp_path, few):  # noqa: F811
     semeion(mnist)
-    data = set_up(DigitsDataModule(str(mnist), drawn=20, outliers=24, val_fraction=0.2))
+    data = set_up(DigitsDataModule(str(mnist), drawn=20, hurried=10, outliers=24, val_fraction=0.2))
     collection = data.train_set.collection
     kinds = {name.split("/")[0] for name in collection.names}
-    assert kinds == {"mnist", "semeion", "optdigits", "drawn", "printed", "none"}
+    assert kinds == {"mnist", "semeion", "optdigits", "drawn", "hurried", "printed", "none"}
     assert collection.pixels.shape[1:] == (1, 28, 28)
     assert (data.val_set.labels != OUTLIER).all()
     outliers = [row for row, name in enumerate(collection.names) if name.startswith("none/")]
@@ -118,7 +121,9 @@ def test_collections_are_joined_and_outliers_are_trained_on_alone(mnist, tmp_pat
     ]
     assert not digests[0] & digests[1]  # copies of small collections are on one side
     data.save_split(tmp_path / "split.csv")
-    again = set_up(DigitsDataModule(str(mnist), drawn=20, outliers=24, split_file=str(tmp_path / "split.csv")))
+    again = set_up(
+        DigitsDataModule(str(mnist), drawn=20, hurried=10, outliers=24, split_file=str(tmp_path / "split.csv"))
+    )
     assert np.array_equal(again.val_set.rows, data.val_set.rows)
     assert torch.equal(again.val_set.batch([0, 5]).images, data.val_set.batch([0, 5]).images)
     assert len(set_up(DigitsDataModule(str(mnist), drawn=20, outliers=24), "test").test_set) == 20

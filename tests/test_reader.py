@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from lightning_modules.ctc import (
     ReadingCalibration,
     SignAccuracy,
     TextAccuracy,
+    alignment_losses,
     ctc_losses,
     match_text,
     read_texts,
@@ -64,6 +66,23 @@ def test_confidence_is_the_probability_of_all_ways_to_read_a_text():
     expected = [brute_force(*pair) for pair in zip(outputs / 2, texts, strict=True)]
     assert calibration.confidence(outputs, labels).tolist() == pytest.approx(expected, rel=1e-4)
     assert len(ctc_losses(outputs[:0], labels[:0])) == 0
+
+
+def test_a_sign_is_best_read_where_it_stands():
+    labels, middles = torch.tensor([[2, 0], [1, -1]]), torch.tensor([[0.2, 0.7], [0.5, math.nan]])
+    right = torch.full((2, 10, 4), -10.0)
+    right[:, :, 0] = 0
+    for line, column, sign in ((0, 2, 3), (0, 7, 1), (1, 5, 2)):
+        right[line, column] = torch.eye(4)[sign] * 20
+    assert (alignment_losses(right, labels, middles) < 0.01).all()
+    beside = right.clone()  # what the columns next to a sign say doesn't matter
+    beside[0, [1, 3, 6, 8]] = torch.eye(4)[3] * 20
+    assert torch.equal(alignment_losses(beside, labels, middles), alignment_losses(right, labels, middles))
+    assert alignment_losses(right.roll(2, dims=1), labels, middles).min() > 10
+    unknown = torch.full_like(middles, math.nan)
+    assert alignment_losses(right, labels, unknown).tolist() == [0, 0]
+    empty = alignment_losses(right, torch.full_like(labels, -1), unknown)
+    assert (empty > 1).all()  # where no sign stands, it is known that there is none
 
 
 def test_a_text_is_read_without_repetitions_and_blanks():

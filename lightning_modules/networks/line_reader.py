@@ -6,10 +6,11 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from datamodules.lines import HEIGHT
 from datamodules.strings import StringsDataModule
-from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, ctc_losses
+from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, alignment_losses, ctc_losses
 from lightning_modules.network import Network
 from lightning_modules.networks.blocks import conv_block
 from lightning_modules.recipe import Recipe
@@ -103,6 +104,13 @@ class LineReader(Network):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How unlikely the right texts are: the mean over (B, T, K + 1) outputs and (B, L) labels."""
         return ctc_losses(outputs, labels).mean() if len(labels) else outputs.sum()
+
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss, and of composed lines how well each sign is read where it stands."""
+        loss = self.loss(outputs, batch.labels)
+        if batch.middles is None or len(batch.labels) == 0:
+            return loss
+        return loss + alignment_losses(outputs, batch.labels, batch.middles).mean()
 
 
 class _Along(nn.Module):
