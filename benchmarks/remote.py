@@ -104,18 +104,18 @@ def _search(
     measurements: list[Measurement],
 ) -> None:
     single, blocks, found = measurements[1:4]
-    store.search(asked[:1], K, [None])
+    store.search(asked[:1], K, [()])
     seconds = []
     for query in asked[:20]:
         start = time.perf_counter()
-        store.search(query[None], K, [None])
+        store.search(query[None], K, [()])
         seconds.append(time.perf_counter() - start)
     single.values[name] = [median(seconds)]
     hits = []
     start = time.perf_counter()
     for first in range(0, len(asked), 100):
         block = asked[first : first + 100]
-        hits += store.search(block, K, [None] * len(block))
+        hits += store.search(block, K, [()] * len(block))
     blocks.values[name] = [len(asked) / (time.perf_counter() - start)]
     same = [len({hit.path for hit in near} & truth) / K for near, truth in zip(hits, exact, strict=True)]
     found.values[name] = [float(np.mean(same))]

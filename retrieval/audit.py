@@ -16,6 +16,7 @@ Kind = Literal["duplicate", "near-duplicate", "leak", "label"]
 NEIGHBOURS = 10  # that vote on an image's label
 MAJORITY = 0.8  # share of the votes for another label from which on an image's own is doubted
 OUTLIER = 3.5  # robust standard deviations (Iglewicz & Hoaglin 1993, "How to Detect and Handle Outliers")
+GAP = 2.1  # times as far as a copy is the first image that is none
 BLOCK = 256  # images between two steps of the progress bar
 
 
@@ -54,7 +55,8 @@ def audit(
         records: N images, by path.
         matrix: (N, D), float32, their vectors.
         subsets: ``train`` or ``val`` by path, as in a ``split.csv``.
-        threshold: Images that are closer than this are near-duplicates; None draws it from the data.
+        threshold: Images that are closer than this are near-duplicates; None draws it from the data, and wants a gap
+            between an image's near-duplicates and all others besides: pages of text are close to each other, too.
         advance: Called with the number of images that have just been compared.
 
     Returns:
@@ -68,8 +70,10 @@ def audit(
     distinct = np.array([rows[0] for rows in contents.values()], np.int64)
     rows, distances = _neighbours(matrix[distinct], advance)
     rows = distinct[rows]
+    reach = np.full(len(distinct), np.inf)
     if threshold is None:
-        threshold = near_duplicate_threshold(distances[:, 0]) if distances.size else 0.0
+        reach = first_others(distances)
+        threshold = near_duplicate_threshold(reach) if distances.size else 0.0
     labels = [record.label for record in records]
 
     def finding(kind: Kind, row: int, other: int, distance: float) -> Finding:
@@ -81,10 +85,10 @@ def audit(
 
     findings = [alike(first, copy, 0.0, "duplicate") for first, *copies in contents.values() for copy in copies]
     seen = set()
-    for row, others, apart in zip(distinct.tolist(), rows.tolist(), distances.tolist(), strict=True):
+    for row, others, apart, near in zip(*(part.tolist() for part in (distinct, rows, distances, reach)), strict=True):
         for other, distance in zip(others, apart, strict=True):
             pair = min(row, other), max(row, other)
-            if distance < threshold and pair not in seen:
+            if distance < min(threshold, near) and pair not in seen:
                 seen.add(pair)
                 findings.append(alike(*pair, distance, "near-duplicate"))
         if labels[row] is None or len(others) < NEIGHBOURS // 2:
@@ -95,6 +99,22 @@ def audit(
             findings.append(finding("label", row, others[closest], apart[closest]))
     order = {"leak": 0, "duplicate": 1, "near-duplicate": 2, "label": 3}
     return sorted(findings, key=lambda found: (order[found.kind], found.distance, found.path)), threshold
+
+
+def first_others(distances: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How far the closest image is that is no copy: the first one behind the widest gap, where there is a gap.
+
+    Args:
+        distances: (N, k), float32: of each image from its neighbours, in order.
+
+    Returns:
+        (N,), float32; that of the nearest neighbour where no neighbour is ``GAP`` times as far as the one before.
+    """
+    if distances.shape[1] < 2:
+        return distances[:, 0] if distances.size else np.zeros(len(distances), np.float32)
+    steps = distances[:, 1:] / np.maximum(distances[:, :-1], 1e-6)
+    widest, rows = steps.argmax(axis=1), np.arange(len(distances))
+    return np.where(steps[rows, widest] > GAP, distances[rows, widest + 1], distances[:, 0])
 
 
 def near_duplicate_threshold(distances: npt.NDArray[np.float32]) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from retrieval.update import Update
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
+SIGNS = {"+": 1.0, "-": -1.0}  # between the images of a query
 WORST = 5  # queries in the picture of `evaluate`
 
 
@@ -68,11 +69,23 @@ def _parser() -> argparse.ArgumentParser:
         default="error",
         help="whether images that can't be read make the command fail once all others are indexed (%(default)s)",
     )
+    index.add_argument(
+        "--verify", action="store_true", help="read all files again, also those whose size and time are the same"
+    )
     index.set_defaults(command=_index)
 
     query = commands.add_parser("query", parents=[common], help="find the images that are most similar to others")
     query.add_argument(
-        "queries", nargs="+", metavar="IMAGE", help=f"a file; a bare name is also looked up in {QUERY_IMAGES}/"
+        "queries",
+        nargs="+",
+        metavar="IMAGE",
+        help=f"a file; a bare name is also looked up in {QUERY_IMAGES}/; A + B - C searches like A and B, unlike C",
+    )
+    query.add_argument(
+        "--region",
+        type=_region,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="search with this part of the image alone, in pixels",
     )
     query.add_argument("--database", type=Path, required=True, metavar="FOLDER", help="the folder to search")
     query.add_argument("-k", type=int, default=4, help="how many to find (%(default)s)")
@@ -146,7 +159,7 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
             with location.open() as store:
                 return store.header
         except MissingIndexError:
-            if group is None and location.shared:  # only `index` makes one there
+            if group is None and (location.shared or getattr(options, "no_update", False)):  # nothing would make one
                 raise
             if not find_images(folder):  # said before weights are read, or downloaded
                 raise no_images(folder) from None
@@ -203,7 +216,7 @@ def _index(options: argparse.Namespace) -> None:
     from retrieval.process_group import torchrun_group
 
     with torchrun_group() as group, _open(options, options.folder, group) as index:
-        update = index.update(progress=True, group=group)
+        update = index.update(progress=True, group=group, verify=options.verify)
         if group.rank > 0:
             return
     note = passed_over(options.folder, list_files(options.folder)[1])
@@ -227,24 +240,54 @@ def _query(options: argparse.Namespace) -> None:
         raise UserError("--explain draws on the figure: name it with --figure FILE")
     if options.figure is not None:
         check_figure(options.figure)
-    queries = [_find_query(name, options.database) for name in options.queries]
+    if options.region is not None and len(options.queries) > 1:
+        raise UserError("--region is a part of one image: leave the others out")
+    named = _find_queries(options.queries, options.database)
     with _open(options, options.database) as index:
         if not options.no_update:
             _bring_up_to_date(index)
+        from retrieval.query import Example, describe
+
+        queries = [[Example(path, options.region, weight) for path, weight in query] for query in named]
         results = index.search_many(queries, options.k, options.include_self, options.label)
     for query, matches in zip(queries, results, strict=True):
+        name = describe(query)
         if options.json:
             for rank, match in enumerate(matches, 1):
                 found = {"path": str(match.path), "distance": match.distance, "label": match.label}
-                _print_json({"query": str(query), "rank": rank, **found})
+                _print_json({"query": name, "rank": rank, **found})
         else:
-            print(f"{printable(str(query))}:")
+            print(f"{printable(name)}:")
             print(as_table([("distance", "label", "path"), *((m.distance, m.label, m.path) for m in matches)]))
     if options.figure is not None:
         from retrieval.plots import plot_results
 
         pairs = list(zip(queries, results, strict=True))
         save_figure(plot_results(pairs, index.encoder if options.explain else None), options.figure)
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    try:
+        left, top, right, bottom = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not {text}") from error
+    return left, top, right, bottom
+
+
+def _find_queries(words: list[str], database: Path) -> list[list[tuple[Path, float]]]:
+    """The queries of a command line: each one image and its weight, or several with + and - between them."""
+    queries: list[list[tuple[Path, float]]] = []
+    before = ""
+    for place, word in enumerate(words):
+        if word in SIGNS:
+            if place in (0, len(words) - 1) or before in SIGNS:
+                raise UserError(f"{' '.join(words)}: a {word} stands between two images")
+        else:
+            if before not in SIGNS:
+                queries.append([])
+            queries[-1].append((_find_query(word, database), SIGNS.get(before, 1.0)))
+        before = word
+    return queries
 
 
 def _find_query(name: str, database: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.images import find_images
 from retrieval.encoders.base import Encoder
-from retrieval.index import read_query
+from retrieval.query import Example, read_example
 from retrieval.search import ROUNDING, Vectors, nearest
 from retrieval.stores.base import Record, Store
 
@@ -115,7 +115,7 @@ def recall(store: Store, matrix: Vectors) -> dict[str, float]:
     shares: dict[int, list[float]] = {k: [] for k in CUTOFFS}
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK]
-        found = store.search(block, max(CUTOFFS), [None] * len(block))
+        found = store.search(block, max(CUTOFFS), [()] * len(block))
         for (_, distances), hits in zip(nearest(matrix, block, max(CUTOFFS)), found, strict=True):
             for k, share in shares.items():
                 exact = distances[:k]
@@ -147,7 +147,7 @@ def read_queries(folder: Path, classes: set[str], encoder: Encoder) -> tuple[lis
         called = name.partition("/")[0] if "/" in name else path.stem.rpartition("_")[0]
         if called not in classes:
             raise UserError(f"{path}: unknown class; put it into a folder of its class, or name it CLASS_….jpg")
-        pixels, content = read_query(path, encoder)
+        pixels, content = read_example(Example(path), encoder)
         records.append(Record(name, 0, 0, content, called))
         vectors.append(encoder.encode([pixels])[0])
     return records, np.stack(vectors)

@@ -10,14 +10,14 @@ from PIL import Image
 
 from datamodules.images import read_image
 from retrieval.encoders.base import Box, Encoder
-from retrieval.index import Query, read_query
+from retrieval.query import Example, Query, encode_queries, read_example
 
 
 def explainer(query: Query, encoder: Encoder, side: int) -> Callable[[Path], Image.Image]:
     """What reads an image and lays over it which regions make it similar to a query.
 
     Args:
-        query: An image, or the path of one.
+        query: An image, the path of one, a part of one, or several, as for ``ImageIndex.search``.
         encoder: What the index was made with.
         side: Pixels that an explained image gets at most.
 
@@ -27,11 +27,11 @@ def explainer(query: Query, encoder: Encoder, side: int) -> Callable[[Path], Ima
     Raises:
         UserError: The query can't be read.
     """
-    (vector,) = encoder.encode([read_query(query, encoder)[0]])
+    (vector,), _ = encode_queries([query], encoder)
 
     def explain(path: Path) -> Image.Image:
         image = read_image(path, channels=3, side=encoder.max_side)
-        pixels, _ = read_query(image, encoder)
+        pixels, _ = read_example(Example(image), encoder)
         image = encoder.seen(image)
         image.thumbnail((side, side))
         return overlay(image, encoder.similarity_map(pixels, vector), encoder.box(*image.size))

@@ -6,18 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from PIL import Image
-
 from datamodules.errors import UserError
-from datamodules.images import decode_image, read_bytes
-from datamodules.splits import digest
-from retrieval.encoders.base import Encoder, Pixels
+from retrieval.encoders.base import Encoder
 from retrieval.process_group import ProcessGroup
-from retrieval.stores.base import MissingIndexError, Store
+from retrieval.query import Query, encode_queries
+from retrieval.stores.base import Hit, MissingIndexError, Store
 from retrieval.stores.location import Location, find_location
 from retrieval.update import Update, Updater, open_index
-
-Query = str | Path | Image.Image
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,9 @@ class ImageIndex:
                 ) from error
         return self._store
 
-    def update(self, progress: bool = False, wait: bool = True, group: ProcessGroup | None = None) -> Update:
+    def update(
+        self, progress: bool = False, wait: bool = True, group: ProcessGroup | None = None, verify: bool = False
+    ) -> Update:
         """Bring the index up to date with the folder.
 
         Files whose size and modification time are unchanged are not read again; others are known by their content, so
@@ -97,6 +94,7 @@ class ImageIndex:
             progress: Show a progress bar on stderr.
             wait: Wait for another process that is updating the same file; otherwise raise.
             group: The processes that do it together, each of which calls this.
+            verify: Read all files again, also those whose size and time are the same.
 
         Returns:
             What has been done; for the leader of a group by all of them, for the others by themselves.
@@ -105,22 +103,24 @@ class ImageIndex:
             UserError: The folder has no images, or the index can't be written.
             Timeout: Another process is updating the index, and ``wait`` is false.
         """
-        return Updater(self.folder, self.encoder, self.location, group).run(progress, wait)
+        return Updater(self.folder, self.encoder, self.location, group, verify).run(progress, wait)
 
     def search(self, query: Query, k: int = 4, include_self: bool = False, label: str | None = None) -> list[Match]:
         """The images of the folder that are most similar to a query.
 
         Args:
-            query: An image, or the path of one.
+            query: An image, or the path of one; an ``Example`` for a part of one; or several of those, where a negative
+                weight means that something else is looked for.
             k: How many; fewer come back if the folder has fewer.
-            include_self: Keep byte-identical copies of the query, which otherwise are left out.
+            include_self: Keep byte-identical copies of the query's files, which otherwise are left out.
             label: Look only among the images of this class folder.
 
         Returns:
             The closest first, ties by path.
 
         Raises:
-            UserError: The query can't be read, nothing has been indexed, or k is below 1.
+            UserError: The query can't be read, its region does not lie in it, its images cancel each other out, nothing
+                has been indexed, the label is that of no image, or k is below 1.
         """
         return self.search_many([query], k, include_self, label)[0]
 
@@ -130,16 +130,19 @@ class ImageIndex:
         """As ``search``, for many queries at once, whose comparison is one matrix product."""
         if k < 1:
             raise UserError(f"k must be at least 1, got {k}")
-        read = [read_query(query, self.encoder) for query in queries]
+        if label is not None and label not in (labels := self.store.labels()):
+            known = f"there are {', '.join(labels)}" if labels else "no image lies in a class folder"
+            raise UserError(f"no image has the label {label}: {known}")
+        if not queries:
+            return []
+        vectors, contents = encode_queries(queries, self.encoder)
+        without = [set() for _ in contents] if include_self else contents
         size = self.encoder.batch_size
-        matches: list[list[Match]] = []
-        for start in range(0, len(read), size):
-            block = read[start : start + size]
-            vectors = self.encoder.encode([pixels for pixels, _ in block])
-            without = [None if include_self else content for _, content in block]
-            for hits in self.store.search(vectors, k, without, label):
-                matches.append([Match(self.folder / hit.path, hit.distance, hit.label) for hit in hits])
-        return matches
+        found: list[list[Hit]] = []
+        for start in range(0, len(vectors), size):
+            part = slice(start, start + size)
+            found += self.store.search(vectors[part], k, without[part], label)
+        return [[Match(self.folder / hit.path, hit.distance, hit.label) for hit in hits] for hits in found]
 
     def close(self) -> None:
         """Close the index."""
@@ -151,16 +154,3 @@ class ImageIndex:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def read_query(query: Query, encoder: Encoder) -> tuple[Pixels, bytes | None]:
-    """Pixels of a query, (C, H, W), uint8, and the digest of its file; None for an image without a file.
-
-    Raises:
-        UserError: The file can't be read.
-    """
-    if isinstance(query, Image.Image):
-        return encoder.prepare(query.convert("L" if encoder.channels == 1 else "RGB")), None
-    path = Path(query)
-    data = read_bytes(path)
-    return encoder.prepare(decode_image(data, path, encoder.channels, encoder.max_side)), digest(data)

@@ -1,19 +1,21 @@
 """Figures of search results and findings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from datamodules.images import read_image
 from datamodules.text import short_name
 from retrieval.audit import Finding
 from retrieval.encoders.base import Encoder
 from retrieval.explain import explainer
-from retrieval.index import Match, Query
+from retrieval.index import Match
+from retrieval.query import Example, Query, examples_of
 
 COLUMNS = 7  # more images in a row can't be told apart on a page
 SIDE = 480  # pixels that an image is drawn with at most
@@ -23,7 +25,7 @@ def plot_matches(query: Query, matches: Sequence[Match], encoder: Encoder | None
     """The query and what is similar to it, with distances and labels.
 
     Args:
-        query: An image, or the path of one.
+        query: An image, the path of one, a part of one, or several, as for ``ImageIndex.search``.
         matches: What ``ImageIndex.search`` found for it.
         encoder: Shows on each match which regions made it similar: the encoder that the index was made with.
 
@@ -43,8 +45,8 @@ def plot_results(results: Sequence[tuple[Query, Sequence[Match]]], encoder: Enco
         first = place * rows_each * columns
         shape = (rows_each * len(results), columns)
         axes = figure.add_subplot(*shape, first + 1)
-        name = "" if isinstance(query, Image.Image) else short_name(Path(query).name)
-        _show(axes, _thumbnail(query), "Query Image", name)
+        name = "" if isinstance(query, Image.Image) else _caption(query)
+        _show(axes, _draw_query(query), "Query Image", name)
         axes.title.set_fontweight("bold")
         picture = _thumbnail if encoder is None else explainer(query, encoder, SIDE)
         for number, match in enumerate(matches, 1):
@@ -63,11 +65,45 @@ def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _thumbnail(query: Query) -> Image.Image:
-    image = query if isinstance(query, Image.Image) else read_image(Path(query), channels=3)
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE))
-    return small
+def _caption(query: Query) -> str:
+    """The names of a query's files, one a line."""
+    named = [replace(example, image=Path(str(example.image)).name) for example in examples_of(query)]
+    return "\n".join(short_name(f"{'- ' if example.weight < 0 else ''}{example}") for example in named)
+
+
+def _draw_query(query: Query) -> Image.Image:
+    """The images of a query side by side; what is outside of a region is pale, and what is not looked for crossed."""
+    drawn = [_draw_example(example) for example in examples_of(query)]
+    sheet = Image.new("RGB", (sum(image.width for image in drawn), max(image.height for image in drawn)), "white")
+    left = 0
+    for image in drawn:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet
+
+
+def _draw_example(example: Example) -> Image.Image:
+    image = (example.image if isinstance(example.image, Image.Image) else _read(Path(example.image))).convert("RGB")
+    if example.region is not None:
+        pale = Image.blend(image, Image.new("RGB", image.size, "white"), 0.7)
+        pale.paste(example.cut(image), example.region[:2])
+        image = pale
+    image.thumbnail((SIDE, SIDE))
+    if example.weight < 0:
+        brush = ImageDraw.Draw(image)
+        for ends in ((0, 0, *image.size), (0, image.height, image.width, 0)):
+            brush.line(ends, fill="red", width=SIDE // 60)
+    return image
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    image = _read(path)
+    image.thumbnail((SIDE, SIDE))
+    return image
+
+
+def _read(path: Path) -> Image.Image:
+    return read_image(path, channels=3)
 
 
 def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> Figure:

@@ -37,6 +37,18 @@ def nearest(matrix: Vectors, queries: Vectors, k: int) -> list[tuple[npt.NDArray
     return results
 
 
+def damaged_rows(matrix: Vectors) -> npt.NDArray[np.int64]:
+    """The rows of a matrix (N, D) that aren't finite or not of length 1, as all vectors were when they were written."""
+    at_once = max(SCORES_AT_ONCE // max(matrix.shape[-1], 1), 1)
+    found = []
+    for start in range(0, len(matrix), at_once):
+        block = matrix[start : start + at_once]
+        with np.errstate(over="ignore", invalid="ignore"):
+            whole = np.abs(np.einsum("nd,nd->n", block, block) - 1) < ROUNDING
+        found.append(start + np.flatnonzero(~whole))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
 def _closest(matrix: Vectors, query: Vectors, products: Vectors, k: int) -> tuple[npt.NDArray[np.int64], Vectors]:
     worst = np.partition(products, len(products) - k)[len(products) - k]
     candidates = np.flatnonzero(products >= worst - ROUNDING)

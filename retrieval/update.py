@@ -56,7 +56,7 @@ class _Plan:
     Attributes:
         changed: Names of the files to look into, with their records so far.
         removed: Names of those that are gone.
-        known: Contents of files that stay or are gone, with width and height: their vectors are there until the end.
+        known: Contents, with width and height, whose vectors are there until the end.
         result: What is known of the other files.
     """
 
@@ -79,12 +79,21 @@ class Updater:
         encoder: What makes the vectors.
         location: Where the index is kept.
         group: The processes that do it together, each of which has an updater.
+        verify: Read all files again, also those whose size and time are the same.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, location: Location, group: ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder,
+        location: Location,
+        group: ProcessGroup | None = None,
+        verify: bool = False,
+    ) -> None:
         self.folder = folder
         self.encoder = encoder
         self.location = location
+        self.verify = verify
         self.group = group or ProcessGroup()
         self._store: Store | None = None
 
@@ -156,8 +165,10 @@ class Updater:
                 )
             except OSError:
                 same = False
-            if record is None or not same:
+            if record is None or not same or self.verify:
                 plan.changed[name] = record
+                if record is not None and store.keeps_replaced:  # by another file, where files were renamed in turn
+                    plan.remember(record)
             elif record.error is not None:
                 plan.result.errors.append(record.error)
             else:

@@ -88,6 +88,29 @@ def test_small_collections_can_be_audited():
     assert audit(records_of("a"), on_a_circle(0)) == ([], 0.0)
 
 
+@pytest.mark.parametrize("copied", [12, 30, 60])
+def test_copies_are_found_however_many_images_have_one(copied):
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((60, 64))
+    copies = vectors[:copied] + 0.1 * generator.standard_normal((copied, 64))
+    every = np.concatenate([vectors, copies])
+    every = (every / np.linalg.norm(every, axis=1, keepdims=True)).astype(np.float32)
+    findings, _ = audit(records_of(*[None] * len(every)), every)
+    assert {(found.path, found.other) for found in findings} == {(f"{n}.png", f"{60 + n}.png") for n in range(copied)}
+    assert {found.kind for found in findings} == {"near-duplicate"}
+
+
+def test_images_that_are_all_alike_are_no_copies_of_each_other():
+    generator = np.random.default_rng(0)
+    photos = generator.standard_normal((100, 64))
+    pages = generator.standard_normal(64) + 0.15 * generator.standard_normal((30, 64))
+    every = np.concatenate([photos, pages])
+    every = (every / np.linalg.norm(every, axis=1, keepdims=True)).astype(np.float32)
+    findings, threshold = audit(records_of(*[None] * len(every)), every)
+    assert findings == []
+    assert audit(records_of(*[None] * len(every)), every, threshold=threshold)[0]  # who names a threshold gets them
+
+
 def test_the_threshold_lies_below_the_neighbours_distances():
     distances = np.exp(np.random.default_rng(0).normal(-1, 0.3, 10_000)).astype(np.float32)
     assert (distances < near_duplicate_threshold(distances)).mean() < 0.001

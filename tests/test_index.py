@@ -18,6 +18,7 @@ from PIL import Image
 from datamodules.errors import UserError
 from retrieval.cli import main
 from retrieval.index import ImageIndex
+from retrieval.query import Example, encode_queries
 from retrieval.stores.location import INDEX_NAME
 from retrieval.stores.sqlite import SQLiteStore
 from tests.conftest import draw_photo
@@ -92,6 +93,36 @@ def test_touched_moved_and_copied_files_keep_their_vectors_and_deleted_ones_go(p
     np.testing.assert_array_equal(vectors[moved], matrix[was])
     assert (now[moved].label, now[moved].width, now[moved].height) == ("grass", 120, 90)
     assert now[names.index("copy.jpg")].label is None
+
+
+def test_files_that_are_renamed_in_turn_keep_their_vectors(photos):
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        for path in (photos / name).iterdir():
+            path.rename(photos / f"{4 * kind + int(path.stem)}.jpg")
+    updated(photos)
+    records, matrix = content(photos)
+    (photos / "0.jpg").unlink()
+    for number in range(1, 12):
+        (photos / f"{number}.jpg").rename(photos / f"{number - 1}.jpg")
+    assert updated(photos) == (0, 11, 0, 1)
+    now, vectors = content(photos)
+    before = {record.path: row for row, record in enumerate(records)}
+    for record, vector in zip(now, vectors, strict=True):
+        number = int(record.path.removesuffix(".jpg"))
+        np.testing.assert_array_equal(vector, matrix[before[f"{number + 1}.jpg"]])
+
+
+def test_files_of_the_same_size_and_time_are_read_again_when_that_is_asked_for(photos):
+    Image.new("RGB", (60, 60), "red").save(photos / "plain.bmp")
+    updated(photos)
+    status = (photos / "plain.bmp").stat()
+    Image.new("RGB", (60, 60), "blue").save(photos / "plain.bmp")
+    os.utime(photos / "plain.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert updated(photos) == (0, 0, 13, 0)
+    with open_index(photos) as index:
+        update = index.update(verify=True)
+        assert (update.encoded, update.known, update.unchanged, update.removed) == (1, 12, 0, 0)
+        assert index.search(Image.new("RGB", (60, 60), "blue"), k=1)[0].distance == 0
 
 
 def test_files_that_cannot_be_read_are_left_out_and_reported_each_time(photos):
@@ -176,6 +207,53 @@ def test_search_leaves_the_query_and_its_copies_out_unless_asked_for(photos):
         assert {match.label for match in index.search(query, k=20, label="sand")} == {"sand"}
         with pytest.raises(UserError, match="k must be at least 1, got 0"):
             index.search(query, k=0)
+        with pytest.raises(UserError, match="no image has the label Sand: there are grass, sand, sky"):
+            index.search(query, label="Sand")
+
+
+def test_a_part_of_an_image_is_searched_with_alone(photos):
+    updated(photos)
+    sky, sand = (Image.open(photos / name) for name in ("sky/0.jpg", "sand/0.jpg"))
+    sheet = Image.new("RGB", (sky.width + sand.width, sky.height))
+    sheet.paste(sky, (0, 0))
+    sheet.paste(sand, (sky.width, 0))
+    sheet.save(photos.parent / "sheet.png")
+    halves = {"sky": (0, 0, sky.width, sky.height), "sand": (sky.width, 0, *sheet.size)}
+    with open_index(photos) as index:
+        for label, region in halves.items():
+            for image in (sheet, photos.parent / "sheet.png"):
+                matches = index.search(Example(image, region), k=1)
+                assert matches == index.search(sheet.crop(region), k=1)
+                assert [(match.label, match.path.stem) for match in matches] == [(label, "0")]
+        for region in ((0, 0, 0, 5), (5, 0, 4, 5), (-1, 0, 5, 5), (0, 0, *[side + 1 for side in sheet.size])):
+            with pytest.raises(UserError, match=r"sheet.png: the region .* does not lie in the image of \d+ × \d+ pix"):
+                index.search(Example(photos.parent / "sheet.png", region))
+
+
+def test_several_images_are_one_query_like_some_and_unlike_others(photos):
+    updated(photos)
+    first, second, third = (photos / name for name in ("sky/0.jpg", "grass/0.jpg", "sand/0.jpg"))
+    with open_index(photos) as index:
+        vectors, contents = encode_queries([first, second], index.encoder)
+        found = index.search([Example(first), Example(second)], k=20)
+        assert not {first, second} & {match.path for match in found}  # both are left out
+        middle = vectors.sum(axis=0, keepdims=True)
+        (expected,) = index.store.search(middle / np.linalg.norm(middle), 1, [set.union(*contents)])
+        assert str(found[0].path.relative_to(photos)) == expected[0].path
+        assert found[0].distance == pytest.approx(expected[0].distance, abs=1e-5)
+        unlike = index.search([Example(first), Example(third, weight=-1)], k=20)
+        alone = index.search(first, k=20)
+
+        def mean(matches, label):
+            return np.mean([match.distance for match in matches if match.label == label])
+
+        assert mean(unlike, "sand") > mean(alone, "sand")
+        assert index.search([Example(first)]) == index.search(first)
+        with pytest.raises(UserError, match="the images cancel each other out"):
+            index.search([Example(first), Example(first, weight=-1)])
+        with pytest.raises(UserError, match="a query needs an image"):
+            index.search([])
+        assert index.search_many([]) == []
 
 
 def test_many_queries_give_what_each_alone_gives(photos):

@@ -159,7 +159,7 @@ def test_beyond_a_size_it_is_searched_by_graphs_and_below_it_exactly(address):
 @pytest.mark.server
 @pytest.mark.parametrize(
     "call",
-    [lambda store: store.search(VECTORS[:1], 3, [None]), lambda store: store.add([record(1, "new.png")], {})],
+    [lambda store: store.search(VECTORS[:1], 3, [()]), lambda store: store.add([record(1, "new.png")], {})],
     ids=["search", "add"],
 )
 def test_a_server_that_stops_answering_is_said_within_ten_seconds_and_loses_nothing(address, milvus_process, call):
@@ -174,7 +174,7 @@ def test_a_server_that_stops_answering_is_said_within_ten_seconds_and_loses_noth
         finally:
             milvus_process.signal(signal.SIGCONT)
         store.add([record(2, "then.png")], {})
-        found = store.search(VECTORS[2:3], 2, [None])
+        found = store.search(VECTORS[2:3], 2, [()])
         assert paths(found[0]) == ["a/2.png", "then.png"]
 
 
@@ -188,7 +188,7 @@ def test_a_server_that_is_killed_and_started_again_has_all_that_was_acknowledged
         assert sorted(store.records()) == [f"a/{n}.png" for n in (0, 1, 2, 4, 5)]
         _, matrix = store.vectors()
         np.testing.assert_array_equal(matrix, VECTORS[[0, 1, 2, 4, 5]])
-        assert paths(store.search(VECTORS[4:5], 1, [None])[0]) == ["a/4.png"]
+        assert paths(store.search(VECTORS[4:5], 1, [()])[0]) == ["a/4.png"]
 
 
 def open_when_ready(address):

@@ -16,7 +16,7 @@ from lightning_modules.commands import export
 from retrieval.app.recognition import Recogniser
 from retrieval.cli import main as search
 from retrieval.encoders.registry import build_encoder
-from retrieval.index import read_query
+from retrieval.query import Example, read_example
 from retrieval.stores.location import parse_location
 from tests.conftest import draw_digit
 from tests.test_cli import best, run
@@ -71,7 +71,7 @@ def test_retrieval_sees_what_the_network_sees(trained, pictures, workplace):
     checkpoint = best(trained)
     encoder, recogniser = build_encoder(checkpoint), Recogniser(Path(checkpoint))
     for path in pictures.iterdir():
-        pixels, _ = read_query(path, encoder)
+        pixels, _ = read_example(Example(path), encoder)
         assert np.array_equal(pixels, recogniser.recognise(recogniser.read(path)).seen)
         assert encoder.seen(recogniser.read(path)).size == (20, 20)
     usual = draw_digit(0, 3).convert("RGB")

@@ -108,6 +108,40 @@ def test_query_finds_the_images_of_the_same_kind(indexed, capsys):
     assert err == ""
 
 
+def test_query_with_a_part_of_an_image_or_with_several(indexed, capsys):
+    out, _ = run(capsys, "query", "sky_30.jpg", "--region", "8,8,40,40", "--database", "photos", "--figure", "part.png")
+    assert out.splitlines()[0] == "query_images/sky_30.jpg [8,8,40,40]:"
+    assert [line.split()[1] for line in out.splitlines()[2:]] == ["sky"] * 4
+    words = ["sky_30.jpg", "+", "grass_30.jpg", "-", "sand_30.jpg", "sand_30.jpg"]
+    out, _ = run(
+        capsys, "query", *words, "--database", "photos", "-k", "8", "--json", "--figure", "both.png", "--explain"
+    )
+    rows = rows_of(out)
+    together = "query_images/sky_30.jpg + query_images/grass_30.jpg - query_images/sand_30.jpg"
+    assert [row["query"] for row in rows] == [together] * 8 + ["query_images/sand_30.jpg"] * 8
+    assert {row["label"] for row in rows[:8]} == {"sky", "grass"}
+    for name in ("part.png", "both.png"):
+        assert Image.open(name).size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["sky_30.jpg", "+"], "sky_30.jpg +: a + stands between two images"),
+        (["-", "sky_30.jpg"], "a - stands between two images"),
+        (["sky_30.jpg", "+", "-", "sand_30.jpg"], "a - stands between two images"),
+        (["sky_30.jpg", "-", "sky_30.jpg"], "the images cancel each other out"),
+        (["sky_30.jpg", "sand_30.jpg", "--region", "0,0,9,9"], "--region is a part of one image"),
+        (["sky_30.jpg", "--region", "0,0,9,9000"], "does not lie in the image of"),
+        (["sky_30.jpg", "--label", "Sky"], "no image has the label Sky: there are grass, sand, sky"),
+    ],
+)
+def test_queries_that_can_not_be_are_one_clear_line(indexed, capsys, options, message):
+    err = failure(capsys, "query", *options, "--database", "photos")
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_query_prints_json_lines(indexed, capsys):
     out, _ = run(capsys, "query", "sky_30.jpg", "grass_30.jpg", "--database", "photos", "-k", "2", "--json")
     rows = rows_of(out)
@@ -125,6 +159,12 @@ def test_query_looks_beside_the_database_too(indexed, capsys, monkeypatch):
     monkeypatch.chdir(indexed / "deeper")
     out, _ = run(capsys, "query", "sky_30.jpg", "--database", "../photos")
     assert "query_images/sky_30.jpg:\n" in out
+
+
+def test_an_index_that_is_not_to_be_made_is_missed_before_weights_are(place, capsys, monkeypatch):
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *args: pytest.fail("weights are downloaded"))
+    err = failure(capsys, "query", "sky_30.jpg", "--database", "photos", "--no-update")
+    assert "photos/.digitdoodle.sqlite: no index there; create one with `python -m retrieval index`" in err
 
 
 def test_query_makes_the_index_and_brings_it_up_to_date(place, encoder, capsys):

@@ -30,14 +30,16 @@ def test_readers_work_while_a_writer_is_in_the_middle_of_a_batch(store, location
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("DELETE FROM images")
     with SQLiteStore(location) as reader:
-        assert len(reader.search(VECTORS[:1], 9, [None])[0]) == 2
+        assert len(reader.search(VECTORS[:1], 9, [()])[0]) == 2
     writer.close()
 
 
-@pytest.mark.parametrize("damage", ["gone", "garbage", "cut off", "of another revision", "a folder in its place"])
+@pytest.mark.parametrize(
+    "damage", ["gone", "garbage", "cut off", "of another revision", "a folder in its place", "a bit", "an id"]
+)
 def test_the_matrix_file_is_made_again_when_it_does_not_match(store, location, damage):
     fill(store)
-    expected = store.search(VECTORS, 6, [None] * 6)
+    expected = store.search(VECTORS, 6, [()] * 6)
     derived = location.with_name(location.name + ".vectors")
     content = derived.read_bytes()
     derived.unlink()
@@ -50,8 +52,26 @@ def test_the_matrix_file_is_made_again_when_it_does_not_match(store, location, d
         store.add([record(0)], {})
     elif damage == "a folder in its place":
         derived.mkdir()
+    elif damage in ("a bit", "an id"):
+        place = content.index(VECTORS[2].tobytes()) + 3 if damage == "a bit" else len(content) - 150
+        derived.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with SQLiteStore(location) as again:
-        assert again.search(VECTORS, 6, [None] * 6) == expected
+        assert again.search(VECTORS, 6, [()] * 6) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
+def test_a_damaged_vector_is_said_and_hides_no_image(store, location, value):
+    fill(store)
+    (name,) = (path for path, kept in store.records().items() if kept.digest == bytes([2] * 16))
+    damaged = VECTORS[2].copy()
+    damaged[0] = value
+    with contextlib.closing(sqlite3.connect(location)) as other, other:
+        other.execute("UPDATE contents SET vector = ? WHERE digest = ?", (damaged.tobytes(), bytes([2] * 16)))
+        other.execute("UPDATE header SET value = 'another' WHERE key = 'revision'")
+    with SQLiteStore(location) as again:
+        for ask in (lambda: again.search(VECTORS, 6, [()] * 6), again.vectors):
+            with pytest.raises(UserError, match=f"the vector of {name} is damaged.*: delete the index and index again"):
+                ask()
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(location):
@@ -146,7 +166,7 @@ def test_an_index_of_schema_1_opens(tmp_path, monkeypatch, writable):
             arguments = {"name": "resnet18", "weights": "own.pth", "layer": "layer3", "preprocessing": "plain"}
             assert json.loads(store.header["built"]) == {"class": "ResNetEncoder", "arguments": arguments}
             assert store.header["weights"] == "abc"
-            ((hit,),) = store.search(np.array([[1, 0]], np.float32), 1, [None])
+            ((hit,),) = store.search(np.array([[1, 0]], np.float32), 1, [()])
             assert (hit.path, hit.distance) == ("a/1.png", 0)
     with contextlib.closing(sqlite3.connect(location)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] == (2 if writable else 1)

@@ -63,9 +63,9 @@ def test_what_is_added_is_there_and_stays_there(store, opened):
 
 def test_search_finds_the_closest_first_and_leaves_a_content_out(store):
     fill(store)
-    (hits,) = store.search(VECTORS[2:3], 3, [None])
+    (hits,) = store.search(VECTORS[2:3], 3, [()])
     assert hits[0] == Hit("a/2.png", "a", 0.0)
-    (others,) = store.search(VECTORS[2:3], 3, [bytes([2] * 16)])
+    (others,) = store.search(VECTORS[2:3], 3, [{bytes([2] * 16)}])
     assert paths(others)[:2] == paths(hits)[1:]
     assert len(others) == 3
 
@@ -73,7 +73,7 @@ def test_search_finds_the_closest_first_and_leaves_a_content_out(store):
 def test_many_queries_are_answered_each_without_its_own(store):
     fill(store)
     store.add([record(0, "a/copy.png")], {})
-    found = store.search(VECTORS, 6, [bytes([n] * 16) for n in range(6)])
+    found = store.search(VECTORS, 6, [{bytes([n] * 16)} for n in range(6)])
     assert [len(hits) for hits in found] == [5, 6, 6, 6, 6, 6]
     assert all(f"a/{n}.png" not in paths(hits) for n, hits in enumerate(found))
 
@@ -81,15 +81,15 @@ def test_many_queries_are_answered_each_without_its_own(store):
 def test_copies_share_a_vector_and_come_in_the_order_of_their_paths(store):
     fill(store, 3)
     store.add([record(1, "a/0b.png"), record(1, "z.png", None)], {})
-    (hits,) = store.search(VECTORS[1:2], 3, [None])
+    (hits,) = store.search(VECTORS[1:2], 3, [()])
     assert hits == [Hit("a/0b.png", "a", 0), Hit("a/1.png", "a", 0), Hit("z.png", None, 0)]
 
 
 def test_search_can_be_limited_to_a_label(store):
     fill(store, 3)
     store.add([record(4, "ü/4.png", "ü")], {bytes([4] * 16): VECTORS[4]})
-    assert paths(store.search(VECTORS[:1], 5, [None], label="ü")[0]) == ["ü/4.png"]
-    assert store.search(VECTORS[:1], 5, [None], label="none") == [[]]
+    assert paths(store.search(VECTORS[:1], 5, [()], label="ü")[0]) == ["ü/4.png"]
+    assert store.search(VECTORS[:1], 5, [()], label="none") == [[]]
     assert store.labels() == ["a", "ü"]
 
 
@@ -97,7 +97,7 @@ def test_a_record_takes_the_place_of_the_earlier_one(store):
     fill(store, 2)
     store.add([record(5, "a/0.png")], {bytes([5] * 16): VECTORS[5]})
     assert store.records()["a/0.png"] == record(5, "a/0.png")
-    assert paths(store.search(VECTORS[5:6], 1, [None])[0]) == ["a/0.png"]
+    assert paths(store.search(VECTORS[5:6], 1, [()])[0]) == ["a/0.png"]
 
 
 def test_what_is_removed_is_not_found(store):
@@ -105,7 +105,7 @@ def test_what_is_removed_is_not_found(store):
     store.remove(["a/1.png", "never there"])
     store.compact()
     assert sorted(store.records()) == ["a/0.png", "a/2.png"]
-    assert len(store.search(VECTORS[1:2], 5, [None])[0]) == 2
+    assert len(store.search(VECTORS[1:2], 5, [()])[0]) == 2
 
 
 def test_a_file_that_was_moved_or_copied_keeps_its_vector(store):
@@ -121,9 +121,9 @@ def test_a_file_that_was_moved_or_copied_keeps_its_vector(store):
 def test_many_copies_of_an_image_leave_room_for_others(store):
     fill(store, 3)
     store.add([record(1, f"copies/{n:03}.png") for n in range(100)], {})
-    (hits,) = store.search(VECTORS[1:2], 3, [None])
+    (hits,) = store.search(VECTORS[1:2], 3, [()])
     assert paths(hits) == ["a/1.png", "copies/000.png", "copies/001.png"]
-    (others,) = store.search(VECTORS[1:2], 3, [bytes([1] * 16)])
+    (others,) = store.search(VECTORS[1:2], 3, [{bytes([1] * 16)}])
     assert sorted(paths(others)) == ["a/0.png", "a/2.png"]
 
 
@@ -132,7 +132,7 @@ def test_files_that_are_no_images_are_remembered_but_not_found(store):
     broken = Record("broken\n.png", 5, 6, None, None, error="broken\n.png: cut off")
     store.add([broken], {})
     assert store.records()["broken\n.png"] == broken
-    assert len(store.search(VECTORS[:1], 5, [None])[0]) == 1
+    assert len(store.search(VECTORS[:1], 5, [()])[0]) == 1
     assert store.vectors()[0] == [record(0)]
 
 
@@ -140,22 +140,22 @@ def test_files_that_are_no_images_are_remembered_but_not_found(store):
 def test_any_file_name_can_be_kept(store, name):
     store.add([record(1, name)], {bytes([1] * 16): VECTORS[1]})
     assert list(store.records()) == [name]
-    assert paths(store.search(VECTORS[:1], 1, [None])[0]) == [name]
+    assert paths(store.search(VECTORS[:1], 1, [()])[0]) == [name]
 
 
 def test_an_empty_index_finds_nothing(store):
-    assert store.search(VECTORS[:2], 3, [None, None]) == [[], []]
+    assert store.search(VECTORS[:2], 3, [(), ()]) == [[], []]
     assert store.vectors()[0] == []
 
 
 def test_a_reader_sees_what_a_writer_has_added_since(store, opened):
     fill(store, 2)
     with opened() as reader:
-        assert len(reader.search(VECTORS[:1], 9, [None])[0]) == 2
+        assert len(reader.search(VECTORS[:1], 9, [()])[0]) == 2
         store.add([record(3)], {bytes([3] * 16): VECTORS[3]})
-        assert len(reader.search(VECTORS[:1], 9, [None])[0]) == 3
+        assert len(reader.search(VECTORS[:1], 9, [()])[0]) == 3
         store.remove(["a/0.png"])
-        assert paths(reader.search(VECTORS[:1], 1, [None])[0]) != ["a/0.png"]
+        assert paths(reader.search(VECTORS[:1], 1, [()])[0]) != ["a/0.png"]
 
 
 def test_threads_share_a_store(store):
@@ -163,7 +163,7 @@ def test_threads_share_a_store(store):
     found = []
 
     def search(number):
-        found.append((number, store.search(VECTORS[number : number + 1], 1, [None])[0][0].path))
+        found.append((number, store.search(VECTORS[number : number + 1], 1, [()])[0][0].path))
 
     threads = [threading.Thread(target=search, args=(n % 6,)) for n in range(30)]
     for thread in threads:

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -87,8 +87,10 @@ class Store(ABC):
     Attributes:
         location: Where it is, for messages.
         header: The encoder's identity, and what builds it again; the same as long as the index lives.
+        keeps_replaced: Whether the vector of a record that another one has taken the place of stays until ``compact``.
     """
 
+    keeps_replaced = False
     location: str
     header: Mapping[str, str]
 
@@ -122,14 +124,14 @@ class Store(ABC):
 
     @abstractmethod
     def search(
-        self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
+        self, queries: Vectors, k: int, without: Sequence[Collection[bytes]], label: str | None = None
     ) -> list[list[Hit]]:
         """The images that are closest to each query, the closest first, ties by path.
 
         Args:
             queries: (Q, D), float32, of length 1.
             k: How many.
-            without: For each query a content that is left out.
+            without: For each query the contents that are left out.
             label: Look only among the images of this class folder.
         """
 

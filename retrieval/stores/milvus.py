@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
@@ -218,7 +218,7 @@ class MilvusStore(Store):
                 bar.update()
 
     def search(
-        self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
+        self, queries: Vectors, k: int, without: Sequence[Collection[bytes]], label: str | None = None
     ) -> list[list[Hit]]:
         # Milvus finds the candidates; their distances are then computed from the differences, as ``nearest`` does. It
         # is asked for twice as many where copies or ties leave it open which are the closest.
@@ -291,8 +291,8 @@ def parse_address(address: str) -> tuple[str, str, int]:
     return f"{parts.scheme}://{parts.netloc}", collection, int(exact_up_to)
 
 
-def _closest(query: Vectors, rows: list[dict[str, Any]], without: bytes | None) -> tuple[list[Hit], float]:
-    """Rows as hits, the closest first, without a content; and the distance of the furthest row."""
+def _closest(query: Vectors, rows: list[dict[str, Any]], without: Collection[bytes]) -> tuple[list[Hit], float]:
+    """Rows as hits, the closest first, without some contents; and the distance of the furthest row."""
     if not rows:
         return [], 0.0
     vectors: npt.NDArray[np.float32] = np.array([row["vector"] for row in rows], np.float32)
@@ -300,7 +300,7 @@ def _closest(query: Vectors, rows: list[dict[str, Any]], without: bytes | None) 
     hits = [
         Hit(_decoded(row["path"]), _decoded(row["label"]) or None, distance)
         for row, distance in zip(rows, distances.tolist(), strict=True)
-        if without is None or row["digest"] != without.hex()
+        if bytes.fromhex(row["digest"]) not in without
     ]
     return sorted(hits, key=lambda hit: (hit.distance, os.fsencode(hit.path))), float(distances.max())
 

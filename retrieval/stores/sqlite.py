@@ -5,8 +5,9 @@ import os
 import secrets
 import sqlite3
 import threading
+import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.tagged_array import read_tagged, write_tagged
 from datamodules.writing import atomic_write
-from retrieval.search import Vectors, nearest
+from retrieval.search import Vectors, damaged_rows, nearest
 from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, check_version, migrate
 
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
@@ -48,6 +49,8 @@ class SQLiteStore(Store):
         MissingIndexError: There is none.
         UserError: It is not an index, is damaged or of a newer version, or can't be written.
     """
+
+    keeps_replaced = True
 
     def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
         self.path = path
@@ -220,7 +223,7 @@ class SQLiteStore(Store):
         self._is_compact = True
 
     def search(
-        self, queries: Vectors, k: int, without: Sequence[bytes | None], label: str | None = None
+        self, queries: Vectors, k: int, without: Sequence[Collection[bytes]], label: str | None = None
     ) -> list[list[Hit]]:
         with self._transaction():
             ids, matrix = self._load_matrix()
@@ -230,22 +233,23 @@ class SQLiteStore(Store):
                 )
                 rows = np.flatnonzero(np.isin(ids, [row for (row,) in chosen]))
                 ids, matrix = ids[rows], matrix[rows]
-            copies = [
-                self._connection.execute("SELECT count(*) FROM images WHERE digest = ?", (digest,)).fetchone()[0]
-                for digest in without
-            ]
+            copies = [sum(map(self._count, contents)) for contents in without]
             results = []
             found = nearest(matrix, queries, k + max(copies, default=0))
-            for digest, (rows, distances) in zip(without, found, strict=True):
+            for contents, (rows, distances) in zip(without, found, strict=True):
                 hits = []
                 for row, distance in zip(ids[rows].tolist(), distances.tolist(), strict=True):
                     path, named, content = self._connection.execute(
                         "SELECT path, label, digest FROM images WHERE id = ?", (row,)
                     ).fetchone()
-                    if digest is None or content != digest:
+                    if content not in contents:
                         hits.append(Hit(path, named, distance))
                 results.append(hits[:k])
             return results
+
+    def _count(self, content: bytes) -> int:
+        count: int = self._connection.execute("SELECT count(*) FROM images WHERE digest = ?", (content,)).fetchone()[0]
+        return count
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._transaction():
@@ -258,13 +262,23 @@ class SQLiteStore(Store):
         if self._matrix is None or self._matrix[0] != revision:
             derived = self.path.with_name(self.path.name + ".vectors")
             found = _map_matrix(derived, revision)
-            if found is None:
+            if found is None or len(damaged_rows(found[1])):
                 # Where it can't be kept, it is made for this process alone.
                 with contextlib.suppress(OSError), atomic_write(derived) as file:
                     self._write_matrix(file, revision)
                 found = _map_matrix(derived, revision) or self._build_matrix()
+                self._check(*found)
             self._matrix = revision, *found
         return self._matrix[1:]
+
+    def _check(self, ids: npt.NDArray[np.int64], matrix: Vectors) -> None:
+        """Let no damaged vector hide an image."""
+        damaged = damaged_rows(matrix)
+        if len(damaged):
+            image = (int(ids[damaged[0]]),)
+            (path,) = self._connection.execute("SELECT path FROM images WHERE id = ?", image).fetchone()
+            others = f" and {len(damaged) - 1} more are" if len(damaged) > 1 else " is"
+            raise UserError(f"{self.path}: the vector of {path}{others} damaged: delete the index and index again")
 
     def _rows(self) -> Iterator[tuple[int, bytes]]:
         return iter(
@@ -283,6 +297,7 @@ class SQLiteStore(Store):
         (length,) = self._connection.execute("SELECT ifnull(max(length(vector)), 0) FROM contents").fetchone()
         write_tagged(file, revision.encode(), "<f4", (length // 4,), vectors())
         np.save(file, np.array(ids, np.int64))
+        np.save(file, zlib.crc32(ids))
 
     def _build_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
         rows = list(self._rows())
@@ -325,5 +340,7 @@ def _map_matrix(path: Path, revision: str) -> tuple[npt.NDArray[np.int64], Vecto
     # NumPy raises nearly anything on a damaged header; whatever is wrong with it, it is made again.
     with contextlib.suppress(Exception), path.open("rb") as file:
         matrix = read_tagged(file, revision.encode()).view(np.ndarray)
-        return np.load(file), matrix
+        ids = np.load(file)
+        if np.load(file) == zlib.crc32(ids):
+            return ids, matrix
     return None
