@@ -81,7 +81,7 @@ def assert_serving(address: str, collection: Path) -> None:
         ([21, "any label", 2], "must lie in 1 to 20"),
         (["four", "any label", 2], "must lie in 1 to 20"),
         ([4, "any label", "far"], "must be a number"),
-        ([4, "no such label", 2], '"data":[[]]'),
+        ([4, "no such label", 2], "no image has the label no such label"),
     ],
 )
 def test_settings_that_make_no_sense_get_a_sentence(address, collection, settings, said):
