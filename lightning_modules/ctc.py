@@ -19,7 +19,7 @@ from datamodules.text import as_text
 from lightning_modules.calibration import Temperature
 
 BLANK = 0
-BLANKS = 0.3  # what a column without a sign counts, next to one with a sign
+BLANK_WEIGHT = 0.3  # what a column without a sign counts, next to one with a sign
 
 
 def ctc_losses(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def alignment_losses(outputs: Tensor, labels: Tensor, middles: Tensor) -> Tensor
     signs[line, column] = labels[line, sign] + 1
     stands = (signs != BLANK).float()
     beside = F.max_pool1d(stands[:, None], 3, stride=1, padding=1)[:, 0] - stands
-    weights = (stands + BLANKS * (1 - stands - beside)) * known[:, None]
+    weights = (stands + BLANK_WEIGHT * (1 - stands - beside)) * known[:, None]
     return (F.cross_entropy(outputs.float().transpose(1, 2), signs, reduction="none") * weights).sum(dim=1)
 
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from retrieval.index import ImageIndex as ImageIndex
     from retrieval.index import Match as Match
     from retrieval.plots import plot_matches as plot_matches
+    from retrieval.query import Example as Example
 
 _MODULES = {
     "ClassifierEncoder": "encoders.classifier",
     "Encoder": "encoders.base",
+    "Example": "query",
     "ResNetEncoder": "encoders.resnet",
     "ImageIndex": "index",
     "Match": "index",

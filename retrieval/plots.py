@@ -67,8 +67,12 @@ def _show(axes: Axes, image: Image.Image, title: str, text: str) -> None:
 
 def _caption(query: Query) -> str:
     """The names of a query's files, one a line."""
-    named = [replace(example, image=Path(str(example.image)).name) for example in examples_of(query)]
-    return "\n".join(short_name(f"{'- ' if example.weight < 0 else ''}{example}") for example in named)
+    lines = []
+    for example in examples_of(query):
+        if not isinstance(example.image, Image.Image):
+            example = replace(example, image=Path(example.image).name)
+        lines.append(short_name(f"{'- ' if example.weight < 0 else ''}{example}"))
+    return "\n".join(lines)
 
 
 def _draw_query(query: Query) -> Image.Image:

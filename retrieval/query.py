@@ -98,7 +98,7 @@ def read_example(example: Example, encoder: Encoder) -> tuple[Pixels, bytes | No
 def encode_queries(queries: Iterable[Query], encoder: Encoder) -> tuple[Vectors, list[set[bytes]]]:
     """Vectors of queries, and what they must not find: themselves.
 
-    That of several images together is their weighted sum, brought to length 1.
+    That of several images together is their weighted sum, brought to length 1; that of one alone is its own.
 
     Returns:
         (Q, D), float32, of length 1; and for each query the contents of its files.
@@ -115,7 +115,7 @@ def encode_queries(queries: Iterable[Query], encoder: Encoder) -> tuple[Vectors,
     vectors, without = [], []
     for examples in asked:
         vector = sum(np.float32(example.weight) * next(encoded) for example in examples)
-        if len(examples) > 1:
+        if len(examples) > 1 or examples[0].weight != 1:  # an image alone keeps its vector to the last bit
             length = np.linalg.norm(vector)
             if length < CANCELLED:
                 raise UserError(f"{describe(examples)}: the images cancel each other out")

@@ -249,6 +249,7 @@ def test_several_images_are_one_query_like_some_and_unlike_others(photos):
 
         assert mean(unlike, "sand") > mean(alone, "sand")
         assert index.search([Example(first)]) == index.search(first)
+        assert index.search(Example(first, weight=0.5), k=1)[0].distance == pytest.approx(alone[0].distance, abs=1e-5)
         with pytest.raises(UserError, match="the images cancel each other out"):
             index.search([Example(first), Example(first, weight=-1)])
         with pytest.raises(UserError, match="a query needs an image"):

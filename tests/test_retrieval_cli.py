@@ -365,7 +365,7 @@ def test_help_does_not_import_torch_and_searching_does_not_import_lightning(inde
 
 
 def test_from_a_script(photos, resnet_weights):
-    from retrieval import ImageIndex, ResNetEncoder, plot_matches
+    from retrieval import Example, ImageIndex, ResNetEncoder, plot_matches
 
     index = ImageIndex.open(photos, encoder=ResNetEncoder("resnet18", resnet_weights))
     index.update()
@@ -373,6 +373,9 @@ def test_from_a_script(photos, resnet_weights):
     figure = plot_matches(photos / "sky" / "0.jpg", matches)
     assert [axes.get_title() for axes in figure.axes] == ["Query Image", *(f"Similar Image {n}" for n in range(1, 5))]
     assert figure.axes[1].get_xlabel() == f"{matches[0].distance:.3f}\n{matches[0].label}\n{matches[0].path.name}"
+    drawn = [Example(draw_photo(0, 5)), Example(photos / "sand" / "0.jpg", (9, 9, 60, 60), -1)]
+    figure = plot_matches(drawn, index.search(drawn))
+    assert figure.axes[0].get_xlabel() == "image\n- 0.jpg [9,9,60,60]"
     index.close()
     with pytest.raises(AttributeError):
         __import__("retrieval").no_such_name  # noqa: B018
