@@ -119,9 +119,15 @@ class StringsDataModule(BaseDataModule):
         return self.digits.class_names
 
     def prepare_data(self) -> None:
-        """Download what ``digits`` needs, once for all processes of a machine; labelled lines to test on need none."""
-        if self.test_strings is None or self.trainer is None or not self.trainer.testing:
+        """Download what ``digits`` needs, once for all processes of a machine, where lines are composed of them."""
+        tests_on_lines = self.test_strings is not None and self.trainer is not None and self.trainer.testing
+        if self._composes and not tests_on_lines:
             self.digits.prepare_data()
+
+    @property
+    def _composes(self) -> bool:
+        """Whether lines are composed, to train on or to validate on."""
+        return self.composed > 0 or self.strings is None
 
     def setup(self, stage: str) -> None:
         """Load the digits and labelled lines; the result is the same in every stage and process.
@@ -133,7 +139,7 @@ class StringsDataModule(BaseDataModule):
             self.test_set = self.test_set or read_lines(Path(self.test_strings), self.class_names)
             return
         if self.train_set is None:
-            val_signs = self._load_signs() if self.composed or self.strings is None else None
+            val_signs = self._load_signs() if self._composes else None
             if self.strings is not None:
                 self._split(read_lines(Path(self.strings), self.class_names))
             elif val_signs is not None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import MNISTDataModule
 from datamodules.errors import UserError
 from datamodules.strings import StringsDataModule, read_lines
 from lightning_modules.checkpoint import load_network
@@ -308,8 +309,11 @@ def test_labelled_lines_are_read_split_and_trained_on(strings, capsys, monkeypat
     for folder in Path("digits").iterdir():  # lines to train and test on need no others: one a class can't be split
         for path in sorted(folder.iterdir())[1:]:
             path.unlink()
-    only = (*classes, "--data.strings", "strings", "--data.composed", "0", "--name", "only")
-    run(capsys, "fit", *FIT, *only)
+    only = ("--data.strings", "strings", "--data.composed", "0")
+    run(capsys, "fit", *FIT, *classes, *only, "--name", "only")
+    monkeypatch.setattr(MNISTDataModule, "prepare_data", lambda self: pytest.fail("MNIST is downloaded"))
+    mnist = ("--model", "LineReader", "--model.width", "4", "--data", "StringsDataModule")
+    run(capsys, "fit", *mnist, *only, "--trainer.max_epochs", "1", "--name", "offline")
     printed = run(
         capsys, "test", "--ckpt_path", "runs/own/version_0/checkpoints/best.ckpt", "--data.test_strings", "strings"
     )
