@@ -15,11 +15,14 @@ from datamodules.writing import check_output, write_csv
 from lightning_modules.embedded import EMBEDDED, READER
 
 if TYPE_CHECKING:
+    from argparse import _SubParsersAction
     from collections.abc import Mapping
 
     from retrieval.index import ImageIndex
     from retrieval.process_group import ProcessGroup
     from retrieval.update import Update
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
 
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 SIGNS = {"+": 1.0, "-": -1.0}  # between the images of a query
@@ -32,6 +35,15 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = _common_options()
+    for add in (_add_index, _add_query, _add_evaluate, _add_audit, _add_serve):
+        add(commands, common)
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--index",
@@ -57,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         help="resize and crop the centre as the weights were trained (default), or resize the whole image",
     )
     encoder.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
+    return common
 
-    parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
     index = commands.add_parser("index", parents=[common], help="create the index of a folder, or bring it up to date")
     index.add_argument("folder", type=Path, metavar="FOLDER")
     index.add_argument(
@@ -74,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     index.set_defaults(command=_index)
 
+
+def _add_query(commands: "Commands", common: argparse.ArgumentParser) -> None:
     query = commands.add_parser("query", parents=[common], help="find the images that are most similar to others")
     query.add_argument(
         "queries",
@@ -96,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--no-update", action="store_true", help="leave the index as it is")
     query.set_defaults(command=_query)
 
+
+def _add_evaluate(commands: "Commands", common: argparse.ArgumentParser) -> None:
     evaluate = commands.add_parser("evaluate", parents=[common], help="precision@k and mAP by class folder")
     evaluate.add_argument("folder", type=Path, metavar="FOLDER")
     evaluate.add_argument(
@@ -112,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--figure", type=Path, metavar="FILE", help="draw the worst queries and what they find")
     evaluate.set_defaults(command=_evaluate)
 
+
+def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
     audit = commands.add_parser("audit", parents=[common], help="duplicates, leaks between splits, doubtful labels")
     audit.add_argument("folder", type=Path, metavar="FOLDER")
     audit.add_argument("--split", type=Path, metavar="FILE", help="a split.csv, to look for leaks between its sides")
@@ -122,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
     audit.set_defaults(command=_audit)
 
+
+def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
     serve = commands.add_parser("serve", parents=[common], help="a page to search and recognise in the browser")
     serve.add_argument("folder", type=Path, metavar="FOLDER")
     serve.add_argument(
@@ -141,7 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     access.add_argument("--no-auth", action="store_true", help="let anyone use it who can reach it")
     serve.add_argument("--no-update", action="store_true", help="leave the index as it is")
     serve.set_defaults(command=_serve)
-    return parser
 
 
 def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None" = None) -> "ImageIndex":
