@@ -52,6 +52,8 @@ def find_ink(pixels: Pixels, work: int = WORK) -> tuple[Map, float] | None:
         pixels = np.stack([np.asarray(plane) for plane in planes], axis=2)
         longest *= times
     even = all(share > (0.25 if tiny else 0.5) for _, share in modes)  # the ink of a tiny picture may fill it
+    if not tiny and even:
+        even = not _is_shaded(pixels, [level for level, _ in modes])
     direction = _direction(pixels, [level for level, _ in modes] if even else None)
     if direction is None:
         return None
@@ -116,6 +118,18 @@ def _direction(pixels: Pixels, modes: list[int] | None) -> Map | None:
     return best[1] / np.float32(length) if best[1] is not None and length > 0 else None
 
 
+def _is_shaded(pixels: Pixels, modes: list[int]) -> bool:
+    """Whether a shadow, weaker than the ink, lies along a side of a picture whose ground is even elsewhere."""
+    times = math.ceil(max(pixels.shape[:2]) / SMALL)
+    away = np.abs(pixels[::times, ::times].astype(np.int16) - np.array(modes, dtype=np.int16)).max(axis=2)
+    peak = float(np.percentile(away, 99.8))
+    for side in (away[0], away[-1], away[:, 0], away[:, -1]):
+        off = side[side > max(16, 0.15 * peak)]
+        if len(off) > 0.25 * len(side) and float(np.median(off)) < 0.75 * peak:
+            return True
+    return False
+
+
 def ground_level(grey: Pixels) -> tuple[int, float]:
     """The grey level about which most pixels lie, and the share of those that lie there."""
     counts = np.bincount(grey.ravel(), minlength=256)
@@ -165,6 +179,7 @@ class Parts:
         self.boxes = {
             k + 1: (slices[k][0].start, slices[k][1].start, slices[k][0].stop, slices[k][1].stop) for k in shown
         }
+        self.patches = self._find_patches()
         if shown:
             self.main = max(self.mass, key=lambda part: self.mass[part] * (0.02 if self.is_frame(part) else 1))
 
@@ -173,8 +188,30 @@ class Parts:
         top, left, bottom, right = self.boxes[part]
         return int(max(bottom - top, right - left))
 
+    def _find_patches(self) -> set[int]:
+        """Parts that lie broad at the border and are much thicker than another: corners of a shadow, not strokes."""
+        height, width = self.labels.shape
+        large = [part for part in self.mass if self.mass[part] > 0.1 * max(self.mass.values())]
+        broad = set()
+        for part in large if len(large) > 1 else ():
+            top, left, bottom, right = self.boxes[part]
+            sides = ((top == 0, 0, 0), (bottom == height, 0, -1), (left == 0, 1, 0), (right == width, 1, -1))
+            shape = self.labels[top:bottom, left:right] == part
+            if any(at and shape.take(row, axis).sum() > 0.2 * self.extent(part) for at, axis, row in sides):
+                broad.add(part)
+        if not broad:
+            return set()
+        thickness = {}
+        for part in large:
+            top, left, bottom, right = self.boxes[part]
+            shape = np.pad(self.labels[top:bottom, left:right] == part, 1)
+            thickness[part] = float(ndimage.distance_transform_cdt(shape).max())
+        return {part for part in broad if thickness[part] > 1.6 * min(thickness.values())}
+
     def is_frame(self, part: int) -> bool:
-        """Whether a part runs along one of the picture's sides, or is a rectangle around another part."""
+        """Whether a part runs along one of the picture's sides, is a rectangle around another part, or a patch."""
+        if part in self.patches:
+            return True
         top, left, bottom, right = self.boxes[part]
         shape = self.labels[top:bottom, left:right] == part
         height, width = self.labels.shape

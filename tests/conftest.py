@@ -187,4 +187,5 @@ def milvus_process(tmp_path_factory):
 @pytest.fixture
 def milvus(milvus_process):
     """Its address."""
+    milvus_process.keep_running()
     return milvus_process.uri

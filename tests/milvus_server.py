@@ -29,6 +29,8 @@ class Server:
         self.uri = f"http://127.0.0.1:{self._server.listen_port}"
         try:
             self._server.wait_started(timeout=100_000)
+            environment = Path(f"/proc/{self._server.server_proc.pid}/environ").read_bytes().split(b"\0")
+            self._environment = dict(entry.split(b"=", 1) for entry in environment if entry)
         except BaseException:
             self.stop()
             raise
@@ -37,6 +39,11 @@ class Server:
         """Send it a signal."""
         self._server.server_proc.send_signal(number)
 
+    def keep_running(self) -> None:
+        """Start it again if it has ended by itself, as one does that was kept from its processor."""
+        if self._server.server_proc.poll() is not None:
+            self.kill_and_start()
+
     def stop(self) -> None:
         """Kill it: asked to end, it takes over a minute."""
         self._server.server_proc.kill()
@@ -44,13 +51,11 @@ class Server:
 
     def kill_and_start(self) -> None:
         """Kill it, and start it again as it was."""
-        environment = Path(f"/proc/{self._server.server_proc.pid}/environ").read_bytes().split(b"\0")
-        variables = dict(entry.split(b"=", 1) for entry in environment if entry)
         self.stop()
         folder = Path(self._server.config.base_data_dir)
         self._server.server_proc = subprocess.Popen(
             [folder / "bin" / "milvus", "run", "standalone"],
-            env=variables,
+            env=self._environment,
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -89,6 +89,8 @@ PICTURES = {
     "yellow ink": ({}, {"paper": (252, 252, 250), "pen": (250, 240, 90)}),
     "shadow with grain": ({}, {"light": 1 - 0.4 * ACROSS, "grain": 8.0}),
     "edge of a shadow": ({}, {"light": np.where(DOWN + 0.2 * ACROSS < 0.6, 0.7, 1.0)}),
+    "shadow across the digit": ({"height": 240.0}, {"light": np.where(DOWN < 0.3, 0.58, 1.0)}),
+    "shadow from a corner": ({"height": 240.0}, {"light": np.where(ACROSS - DOWN > 0.15, 0.58, 1.0)}),
     "vignette": ({}, {"light": 1 - ((ACROSS - 0.5) ** 2 + (DOWN - 0.5) ** 2)}),
     "jpeg blocks": ({}, {"quality": 12}),
     "ruled paper": ({"height": 150.0, "pen": 8}, {"lines": RULED}),
