@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning_modules.embedded import EMBEDDED, READER
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Mapping
+    from typing import Literal
 
     from retrieval.index import ImageIndex
     from retrieval.process_group import ProcessGroup
@@ -103,6 +105,13 @@ def _add_query(commands: "Commands", common: argparse.ArgumentParser) -> None:
     )
     query.add_argument("--database", type=Path, required=True, metavar="FOLDER", help="the folder to search")
     query.add_argument("-k", type=int, default=4, help="how many to find (%(default)s)")
+    query.add_argument(
+        "--max-distance",
+        type=_max_distance,
+        metavar="DISTANCE|auto",
+        help="leave out what is further away, from 0 (copies) to 2; auto draws the distance beyond which an image is "
+        "the closest by chance from the folder's own images",
+    )
     query.add_argument("--label", help="look only among the images of this class folder")
     query.add_argument("--figure", type=Path, metavar="FILE", help="draw query and matches, such as matches.png")
     query.add_argument("--explain", action="store_true", help="show in the figure which regions made them similar")
@@ -124,6 +133,12 @@ def _add_evaluate(commands: "Commands", common: argparse.ArgumentParser) -> None
         "--recall",
         action="store_true",
         help="instead, how many of the closest images the index's own search finds, on a sample: 1 where it is exact",
+    )
+    evaluate.add_argument(
+        "--foreign",
+        type=Path,
+        metavar="FOLDER",
+        help="instead, how many of these images, to which nothing is similar, and of the folder's own find no match",
     )
     evaluate.add_argument("--figure", type=Path, metavar="FILE", help="draw the worst queries and what they find")
     evaluate.set_defaults(command=_evaluate)
@@ -268,13 +283,16 @@ def _query(options: argparse.Namespace) -> None:
         from retrieval.query import Example, describe
 
         queries = [[Example(path, options.region, weight) for path, weight in query] for query in named]
-        results = index.search_many(queries, options.k, options.include_self, options.label)
+        results = index.search_many(queries, options.k, options.include_self, options.label, options.max_distance)
+        reach = index.match_distance if options.max_distance == "auto" else options.max_distance
     for query, matches in zip(queries, results, strict=True):
         name = describe(query)
         if options.json:
             for rank, match in enumerate(matches, 1):
                 found = {"path": str(match.path), "distance": match.distance, "label": match.label}
                 _print_json({"query": name, "rank": rank, **found})
+        elif not matches and reach is not None:
+            print(f"{printable(name)}: nothing similar (no image within {reach:.3f})")
         else:
             print(f"{printable(name)}:")
             print(as_table([("distance", "label", "path"), *((m.distance, m.label, m.path) for m in matches)]))
@@ -283,6 +301,18 @@ def _query(options: argparse.Namespace) -> None:
 
         pairs = list(zip(queries, results, strict=True))
         save_figure(plot_results(pairs, index.encoder if options.explain else None), options.figure)
+
+
+def _max_distance(text: str) -> "float | Literal['auto']":
+    if text == "auto":
+        return "auto"
+    try:
+        distance = float(text)
+    except ValueError:
+        distance = math.nan
+    if not 0 <= distance <= 2:
+        raise argparse.ArgumentTypeError(f"a distance from 0 to 2, or auto, not {text}")
+    return distance
 
 
 def _region(text: str) -> tuple[int, int, int, int]:
@@ -327,17 +357,23 @@ def _query_folders(database: Path) -> list[Path]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from retrieval.evaluation import rank_queries, read_queries, recall, summarise
+    from datamodules.images import find_images, no_images
+    from retrieval.evaluation import rank_queries, read_queries, recall, refusals, summarise
 
-    if options.recall and (options.queries is not None or options.figure is not None):
-        raise UserError("--recall takes its queries from the index and draws nothing: leave --queries and --figure out")
+    if options.recall and (options.queries is not None or options.figure is not None or options.foreign is not None):
+        raise UserError("--recall takes its queries from the index and draws nothing: leave the others out")
+    if options.foreign is not None and (options.queries is not None or options.figure is not None):
+        raise UserError("--foreign counts what finds no match and draws nothing: leave --queries and --figure out")
+    foreign = [] if options.foreign is None else find_images(options.foreign)
+    if options.foreign is not None and not foreign:
+        raise no_images(options.foreign)
     if options.figure is not None:
         check_figure(options.figure)
     with _open(options, options.folder) as index:
         _bring_up_to_date(index)
         records, matrix = index.store.vectors()
-        if options.recall:
-            found = recall(index.store, matrix)
+        if options.recall or foreign:
+            found = refusals(index, foreign) if foreign else recall(index.store, matrix)
             if options.json:
                 _print_json(found)
             else:

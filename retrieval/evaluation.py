@@ -1,5 +1,6 @@
 """How good a search is: does it find images of the query's class?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from datamodules.errors import UserError
 from datamodules.images import find_images
 from retrieval.encoders.base import Encoder
+from retrieval.index import ImageIndex
 from retrieval.query import Example, read_example
 from retrieval.search import ROUNDING, Vectors, nearest
 from retrieval.stores.base import Record, Store
@@ -122,6 +124,37 @@ def recall(store: Store, matrix: Vectors) -> dict[str, float]:
                 close = sum(hit.distance <= exact[-1] + ROUNDING for hit in hits[:k])
                 share.append(close / len(exact))
     return {"queries": len(queries), **{f"recall@{k}": float(np.mean(share)) for k, share in shares.items()}}
+
+
+def refusals(index: ImageIndex, foreign: Sequence[Path]) -> dict[str, float]:
+    """How well the distance of a match tells a collection's own images from others.
+
+    Args:
+        index: The collection.
+        foreign: Images to which nothing in it is similar.
+
+    Returns:
+        That distance; the number of images of each kind, and the shares of them that find nothing within it, in
+        [0, 1]: of the collection's own among the others without their copies.
+
+    Raises:
+        UserError: An image can't be read, or the collection is too small to tell.
+    """
+    reach = index.match_distance
+    records, matrix = index.store.vectors()
+    alone = 0
+    for start in range(0, len(records), BLOCK):
+        part = slice(start, start + BLOCK)
+        without = [{record.digest or b""} for record in records[part]]
+        alone += sum(not hits or hits[0].distance > reach for hits in index.store.search(matrix[part], 1, without))
+    refused = sum(not matches for matches in index.search_many(foreign, 1, max_distance=reach))
+    return {
+        "max_distance": reach,
+        "own": len(records),
+        "own_refused": alone / len(records),
+        "foreign": len(foreign),
+        "foreign_refused": refused / len(foreign),
+    }
 
 
 def read_queries(folder: Path, classes: set[str], encoder: Encoder) -> tuple[list[Record], Vectors]:

@@ -4,10 +4,11 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from datamodules.errors import UserError
 from retrieval.encoders.base import Encoder
+from retrieval.match_distance import FEWEST, match_distance
 from retrieval.process_group import ProcessGroup
 from retrieval.query import Query, encode_queries
 from retrieval.stores.base import Hit, MissingIndexError, Store
@@ -105,7 +106,14 @@ class ImageIndex:
         """
         return Updater(self.folder, self.encoder, self.location, group, verify).run(progress, wait)
 
-    def search(self, query: Query, k: int = 4, include_self: bool = False, label: str | None = None) -> list[Match]:
+    def search(
+        self,
+        query: Query,
+        k: int = 4,
+        include_self: bool = False,
+        label: str | None = None,
+        max_distance: float | Literal["auto"] | None = None,
+    ) -> list[Match]:
         """The images of the folder that are most similar to a query.
 
         Args:
@@ -114,18 +122,26 @@ class ImageIndex:
             k: How many; fewer come back if the folder has fewer.
             include_self: Keep byte-identical copies of the query's files, which otherwise are left out.
             label: Look only among the images of this class folder.
+            max_distance: Leave out what is further away, in [0, 2]; ``auto`` is ``match_distance``, beyond which an
+                image is the closest by chance.
 
         Returns:
-            The closest first, ties by path.
+            The closest first, ties by path; none where nothing is close enough.
 
         Raises:
             UserError: The query can't be read, its region does not lie in it, its images cancel each other out, nothing
-                has been indexed, the label is that of no image, or k is below 1.
+                has been indexed, the label is that of no image, k is below 1, or the collection is too small for
+                ``auto``.
         """
-        return self.search_many([query], k, include_self, label)[0]
+        return self.search_many([query], k, include_self, label, max_distance)[0]
 
     def search_many(
-        self, queries: Sequence[Query], k: int = 4, include_self: bool = False, label: str | None = None
+        self,
+        queries: Sequence[Query],
+        k: int = 4,
+        include_self: bool = False,
+        label: str | None = None,
+        max_distance: float | Literal["auto"] | None = None,
     ) -> list[list[Match]]:
         """As ``search``, for many queries at once, whose comparison is one matrix product."""
         if k < 1:
@@ -133,6 +149,7 @@ class ImageIndex:
         if label is not None and label not in (labels := self.store.labels()):
             known = f"there are {', '.join(labels)}" if labels else "no image lies in a class folder"
             raise UserError(f"no image has the label {label}: {known}")
+        reach = self.match_distance if max_distance == "auto" else 2.0 if max_distance is None else max_distance
         if not queries:
             return []
         vectors, contents = encode_queries(queries, self.encoder)
@@ -142,7 +159,24 @@ class ImageIndex:
         for start in range(0, len(vectors), size):
             part = slice(start, start + size)
             found += self.store.search(vectors[part], k, without[part], label)
-        return [[Match(self.folder / hit.path, hit.distance, hit.label) for hit in hits] for hits in found]
+        return [
+            [Match(self.folder / hit.path, hit.distance, hit.label) for hit in hits if hit.distance <= reach]
+            for hits in found
+        ]
+
+    @property
+    def match_distance(self) -> float:
+        """The distance beyond which nothing in the folder is similar to a query, in [0, 2]; see ``match_distance``.
+
+        Raises:
+            UserError: The folder has too few images to tell.
+        """
+        distance = self.store.match_distance()
+        if distance is None:  # an index of before, or one that may not be written
+            distance = match_distance(self.store)
+        if distance is None:
+            raise UserError(f"{self.folder}: fewer than {FEWEST} different images: too few to tell a match from chance")
+        return distance
 
     def close(self) -> None:
         """Close the index."""

@@ -17,6 +17,7 @@ from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoders.base import Encoder, Pixels
 from retrieval.encoders.registry import describe_encoder
+from retrieval.match_distance import match_distance
 from retrieval.process_group import ProcessGroup
 from retrieval.search import Vectors
 from retrieval.stores.base import MissingIndexError, Record, Store
@@ -114,6 +115,8 @@ class Updater:
                 if plan.removed:
                     self._store.remove(plan.removed)
                 self._store.compact(progress)
+                if plan.changed or plan.removed:
+                    self._store.keep_match_distance(match_distance(self._store))
         return sum(results, Update()) if leads else plan.result
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:

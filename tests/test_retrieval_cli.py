@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -124,9 +126,58 @@ def test_query_with_a_part_of_an_image_or_with_several(indexed, capsys):
         assert Image.open(name).size[0] > 300
 
 
+def test_nothing_similar_is_an_answer(indexed, encoder, capsys):
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        for seed in range(4, 12):
+            draw_photo(kind, seed).save(f"photos/{name}/{seed}.jpg", quality=95)
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    query = ["query", "noise.png", "sky_30.jpg", "--database", "photos", "--max-distance"]
+    out, _ = run(capsys, *query, "auto", "--figure", "found.png")
+    assert re.match(r"noise.png: nothing similar \(no image within 0\.\d{3}\)\nquery_images/sky_30.jpg:\n", out)
+    assert Image.open("found.png").size[0] > 300
+    reach = float(re.search(r"within (0\.\d+)", out)[1])
+    assert {row["query"] for row in rows_of(run(capsys, *query, "auto", "--json")[0])} == {"query_images/sky_30.jpg"}
+    all_of_them = rows_of(run(capsys, *query, "2", "--json", "-k", "36")[0])
+    near = rows_of(run(capsys, *query, str(reach), "--json", "-k", "36")[0])
+    assert near == [row for row in all_of_them if row["distance"] <= reach]
+    assert 0 < len(near) < len(all_of_them) == 72
+
+
+def test_evaluate_counts_what_finds_no_match(indexed, capsys):
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        for seed in range(4, 12):
+            draw_photo(kind, seed).save(f"photos/{name}/{seed}.jpg", quality=95)
+    Path("foreign").mkdir()
+    for seed in range(4):
+        noise = np.random.default_rng(seed).integers(0, 255, (90, 120, 3), np.uint8)
+        Image.fromarray(noise).save(f"foreign/{seed}.png")
+    (row,) = rows_of(run(capsys, "evaluate", "photos", "--foreign", "foreign", "--json")[0])
+    assert (row["own"], row["foreign"], row["foreign_refused"]) == (36, 4, 1)
+    assert 0 < row["own_refused"] <= 0.1
+    failure(capsys, "evaluate", "photos", "--foreign", "foreign", "--recall")
+
+
+def test_a_copy_does_not_move_the_distance_of_a_match(indexed, capsys):
+    def reach():
+        run(capsys, "index", "photos")
+        return re.search(r"within (\S+)\)", run(capsys, *query, "auto")[0])[1]
+
+    for kind, name in enumerate(("sky", "grass", "sand")):
+        for seed in range(4, 12):
+            draw_photo(kind, seed).save(f"photos/{name}/{seed}.jpg", quality=95)
+    Image.new("RGB", (9, 9)).save("black.png")
+    query = ["query", "black.png", "--database", "photos", "--max-distance"]
+    before = reach()
+    for path in list(Path("photos").glob("*/*.jpg"))[::2]:
+        Image.open(path).save(path.with_suffix(".webp"), quality=90)
+    assert abs(float(reach()) - float(before)) < 0.1 * float(before)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["sky_30.jpg", "--max-distance", "auto"], "photos: fewer than 20 different images: too few to tell a match"),
         (["sky_30.jpg", "+"], "sky_30.jpg +: a + stands between two images"),
         (["-", "sky_30.jpg"], "a - stands between two images"),
         (["sky_30.jpg", "+", "-", "sand_30.jpg"], "a - stands between two images"),

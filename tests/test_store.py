@@ -93,6 +93,26 @@ def test_search_can_be_limited_to_a_label(store):
     assert store.labels() == ["a", "ü"]
 
 
+def test_a_sample_has_each_content_once(store):
+    assert store.sample(5)[0] == []
+    fill(store)
+    store.add([record(1, "a/copy.png")], {})
+    contents, vectors = store.sample(100)
+    assert sorted(contents) == [bytes([n] * 16) for n in range(6)]
+    np.testing.assert_array_equal(vectors, VECTORS[[content[0] for content in contents]])
+    assert len(store.sample(4)[0]) <= 4
+
+
+def test_the_distance_of_a_match_is_kept_beside_the_header(store, opened):
+    assert store.match_distance() is None
+    store.keep_match_distance(0.25)
+    with opened() as again:
+        assert again.match_distance() == 0.25
+        assert again.header == HEADER
+    store.keep_match_distance(None)
+    assert store.match_distance() is None
+
+
 def test_a_record_takes_the_place_of_the_earlier_one(store):
     fill(store, 2)
     store.add([record(5, "a/0.png")], {bytes([5] * 16): VECTORS[5]})

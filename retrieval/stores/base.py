@@ -136,6 +136,18 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def sample(self, count: int) -> tuple[list[bytes], Vectors]:
+        """At most ``count`` contents, chosen without regard to what they show, and (N, D), float32, their vectors."""
+
+    @abstractmethod
+    def match_distance(self) -> float | None:
+        """What ``keep_match_distance`` was last called with; None if it never was."""
+
+    @abstractmethod
+    def keep_match_distance(self, distance: float | None) -> None:
+        """Keep the distance beyond which nothing is similar to a query, in [0, 2]; None if there is none."""
+
+    @abstractmethod
     def vectors(self) -> tuple[list[Record], Vectors]:
         """The N records that are images, by path, and (N, D), float32, their vectors."""
 

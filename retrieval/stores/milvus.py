@@ -94,13 +94,22 @@ class MilvusStore(Store):
         found = self._query(f'path == "{HEADER}"', ["error"])
         if not found and header is not None:
             kept: dict[str, Any] = {"schema": SCHEMA, "header": dict(header)}
-            self._upsert([{**_row(Record("", 0, 0, None, None)), "path": HEADER, "error": json.dumps(kept)}])
+            self._keep(kept)
         elif not found:
             raise MissingIndexError(f"{self.location}: no index there; create one with `python -m retrieval index`")
         else:
             kept = json.loads(found[0]["error"])
         check_version(self.location, kept["schema"])
         self.header = kept["header"] if kept["schema"] == SCHEMA else migrate(kept["header"])
+
+    def _keep(self, kept: dict[str, Any]) -> None:
+        """Write the row that is no image's."""
+        self._upsert([{**_row(Record("", 0, 0, None, None)), "path": HEADER, "error": json.dumps(kept)}])
+
+    def _kept(self) -> dict[str, Any]:
+        (row,) = self._query(f'path == "{HEADER}"', ["error"])
+        kept: dict[str, Any] = json.loads(row["error"])
+        return kept
 
     def _create(self, dimension: int) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -251,6 +260,28 @@ class MilvusStore(Store):
                     undecided.append(number)
             waiting, limit = undecided, 2 * limit
         return results
+
+    def sample(self, count: int) -> tuple[list[bytes], Vectors]:
+        with self._translate_errors():
+            rows = self._client.query(
+                self._collection,
+                filter=IMAGES,
+                output_fields=["digest", "vector"],
+                limit=count,
+                consistency_level="Strong",
+                timeout=SECONDS,
+            )
+        found = {bytes.fromhex(row["digest"]): row["vector"] for row in rows}
+        return list(found), np.array(list(found.values()), np.float32).reshape(len(found), -1 if found else 0)
+
+    def match_distance(self) -> float | None:
+        with self._translate_errors():
+            distance: float | None = self._kept().get("match_distance")
+        return distance
+
+    def keep_match_distance(self, distance: float | None) -> None:
+        with self._translate_errors():
+            self._keep({**self._kept(), "match_distance": distance})
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._translate_errors():

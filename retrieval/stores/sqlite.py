@@ -113,7 +113,9 @@ class SQLiteStore(Store):
         if application != APPLICATION:
             raise UserError(f"{self.path}: a database, but not an index of images; name another file with --index")
         check_version(self.location, version)
-        self.header = dict(run("SELECT key, value FROM header WHERE key != 'revision'").fetchall())
+        self.header = dict(
+            run("SELECT key, value FROM header WHERE key NOT IN ('revision', 'match_distance')").fetchall()
+        )
         if version < SCHEMA:
             self.header = migrate(self.header)
             if self._taken_as is None:
@@ -123,7 +125,7 @@ class SQLiteStore(Store):
         """Migrate the file to this schema, once; from then on, older versions refuse it as newer."""
         with self._turn, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("DELETE FROM header WHERE key != 'revision'")
+            self._connection.execute("DELETE FROM header WHERE key NOT IN ('revision', 'match_distance')")
             self._connection.executemany("INSERT INTO header VALUES (?, ?)", self.header.items())
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -250,6 +252,24 @@ class SQLiteStore(Store):
     def _count(self, content: bytes) -> int:
         count: int = self._connection.execute("SELECT count(*) FROM images WHERE digest = ?", (content,)).fetchone()[0]
         return count
+
+    def sample(self, count: int) -> tuple[list[bytes], Vectors]:
+        with self._transaction():  # digests are as good as random
+            rows = self._connection.execute(
+                "SELECT digest, vector FROM contents ORDER BY digest LIMIT ?", (count,)
+            ).fetchall()
+        matrix = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+        return [digest for digest, _ in rows], matrix.reshape(len(rows), -1 if rows else 0)
+
+    def match_distance(self) -> float | None:
+        with self._transaction():
+            row = self._connection.execute("SELECT value FROM header WHERE key = 'match_distance'").fetchone()
+        return float(row[0]) if row and row[0] else None
+
+    def keep_match_distance(self, distance: float | None) -> None:
+        with self._transaction("IMMEDIATE"):  # the vectors stay as they are, and so does the revision
+            text = "" if distance is None else repr(distance)
+            self._connection.execute("INSERT OR REPLACE INTO header VALUES ('match_distance', ?)", (text,))
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._transaction():
