@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = _common_options()
-    for add in (_add_index, _add_query, _add_evaluate, _add_audit, _add_serve):
+    for add in (_add_index, _add_query, _add_evaluate, _add_audit, _add_export, _add_import, _add_serve):
         add(commands, common)
     return parser
 
@@ -154,6 +154,22 @@ def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
     audit.add_argument("--output", type=Path, default=Path("audit.csv"), help="the findings (%(default)s)")
     audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
     audit.set_defaults(command=_audit)
+
+
+def _add_export(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    export = commands.add_parser("export", help="write the vectors, paths and labels of an index to a file")
+    export.add_argument("folder", type=Path, metavar="FOLDER")
+    export.add_argument("file", type=Path, metavar="FILE.npz|FILE.parquet")
+    export.add_argument("--index", metavar="FILE|URL", help="where the index is kept, as for `index`")
+    export.set_defaults(command=_export)
+
+
+def _add_import(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    import_ = commands.add_parser("import", help="make the index of a folder from such a file, without its encoder")
+    import_.add_argument("folder", type=Path, metavar="FOLDER")
+    import_.add_argument("file", type=Path, metavar="FILE.npz|FILE.parquet")
+    import_.add_argument("--index", metavar="FILE|URL", help="where the index is kept, as for `index`")
+    import_.set_defaults(command=_import)
 
 
 def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
@@ -433,6 +449,34 @@ def _audit(options: argparse.Namespace) -> None:
     save_figure(plot_findings(options.folder, findings), options.figure)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from retrieval.exchange import check_suffix, export_index
+    from retrieval.stores.base import MissingIndexError
+    from retrieval.stores.location import find_location
+
+    check_suffix(options.file)
+    check_output(options.file)
+    try:
+        with find_location(options.folder, options.index).open() as store:
+            count = export_index(store, options.file)
+    except MissingIndexError as error:
+        raise UserError(
+            f"{options.folder} has no index yet; create it with `python -m retrieval index {options.folder}`"
+        ) from error
+    _say(f"written: {printable(str(options.file))}, {count} images")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from retrieval.exchange import import_index
+    from retrieval.stores.location import find_location
+
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: {'not a folder' if options.folder.exists() else 'no such folder'}")
+    location = find_location(options.folder, options.index)
+    count = import_index(options.file, location)
+    print(f"{printable(str(location))}: {count} images; `python -m retrieval index` compares them with the folder")
 
 
 def _serve(options: argparse.Namespace) -> None:
