@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from datamodules.commands import add_import_option, run_command
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from retrieval.index import ImageIndex
     from retrieval.process_group import ProcessGroup
+    from retrieval.stores.location import Location
     from retrieval.update import Update
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
@@ -81,11 +83,13 @@ def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
         "--on-unreadable",
         choices=("error", "skip"),
         default="error",
-        help="whether images that can't be read make the command fail once all others are indexed (%(default)s)",
+        help="whether images that can't be read make the command fail once all others are indexed (%(default)s); with "
+        "--watch they are said",
     )
     index.add_argument(
         "--verify", action="store_true", help="read all files again, also those whose size and time are the same"
     )
+    index.add_argument("--watch", action="store_true", help="go on, and update it whenever the folder changes")
     index.set_defaults(command=_index)
 
 
@@ -190,7 +194,9 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
     access = serve.add_mutually_exclusive_group()
     access.add_argument("--auth", type=Path, metavar="FILE", help="who may use it: a line USER:PASSWORD for each")
     access.add_argument("--no-auth", action="store_true", help="let anyone use it who can reach it")
-    serve.add_argument("--no-update", action="store_true", help="leave the index as it is")
+    update = serve.add_mutually_exclusive_group()
+    update.add_argument("--no-update", action="store_true", help="leave the index as it is")
+    update.add_argument("--watch", action="store_true", help="update the index whenever the folder changes")
     serve.set_defaults(command=_serve)
 
 
@@ -262,25 +268,43 @@ def _counts(update: "Update") -> str:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from datamodules.images import list_files, passed_over
     from retrieval.process_group import torchrun_group
 
+    if options.watch:
+        from retrieval.watching import check_watching
+
+        check_watching()
     with torchrun_group() as group, _open(options, options.folder, group) as index:
         update = index.update(progress=True, group=group, verify=options.verify)
         if group.rank > 0:
             return
+        _report(options, index.location, update)
+        if options.watch:
+            from retrieval.watching import watch
+
+            watch(index, lambda update: _report(options, index.location, update), _say_error)
+
+
+def _report(options: argparse.Namespace, location: "Location", update: "Update") -> None:
+    """Say what an update of `index` has done, and which files it left out.
+
+    Raises:
+        UserError: Some can't be read, and that is to be an error.
+    """
+    from datamodules.images import list_files, passed_over
+
     note = passed_over(options.folder, list_files(options.folder)[1])
     if note is not None:
         _say(printable(note))
     if options.json:
-        _print_json({**vars(update), "index": str(index.location)})
+        print(json.dumps({**vars(update), "index": str(location)}), flush=True)
     else:
-        print(f"{printable(str(index.location))}: {_counts(update)}")
+        print(f"{printable(str(location))}: {_counts(update)}", flush=True)
     if update.errors:
         total = update.encoded + update.known + update.unchanged + len(update.errors)
         broken = "\n  ".join(printable(error) for error in update.errors)
         message = f"{len(update.errors)} of {total} files can't be read, the others are indexed"
-        if options.on_unreadable == "error":
+        if options.on_unreadable == "error" and not options.watch:
             raise UserError(f"{message}; repair or remove them, or pass --on-unreadable skip:\n  {broken}")
         _say(f"{message}:\n  {broken}")
 
@@ -494,7 +518,13 @@ def _serve(options: argparse.Namespace) -> None:
     from retrieval.app.recognition import Recogniser
     from retrieval.app.server import is_loopback, read_users, serve
     from retrieval.index import ImageIndex
+    from retrieval.stores.location import find_location
+    from retrieval.watching import check_watching, watch
 
+    if options.watch:
+        check_watching()
+        if find_location(options.folder, options.index).shared:
+            raise UserError("an index on Milvus is filled by `index`: pass --watch to it, not to serve")
     if not is_loopback(options.host) and options.auth is None and not options.no_auth:
         raise UserError(
             f"{options.host} can be reached by others: say who may use the page with --auth FILE, or --no-auth"
@@ -509,9 +539,21 @@ def _serve(options: argparse.Namespace) -> None:
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
         page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader))
         show = is_loopback(options.host) and sys.stdout.isatty()
+        if options.watch:
+            Thread(target=watch, args=(shared, _say_update, _say_error), name="watch", daemon=True).start()
         address = serve(page, options.host, options.port, users, show)
         print(f"serving {printable(str(options.folder))} on {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()
+
+
+def _say_update(update: "Update") -> None:
+    _say(f"index brought up to date: {_counts(update)}")
+    for error in update.errors:
+        _say(printable(error))
+
+
+def _say_error(error: UserError) -> None:
+    _say(f"error: {printable(str(error))}")
 
 
 def _print_json(row: dict[str, Any]) -> None:

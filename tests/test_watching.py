@@ -1,0 +1,51 @@
+"""An index that follows its folder, by the real command line."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from retrieval.cli import main
+from tests.conftest import draw_photo, start
+
+
+@pytest.fixture
+def watching(photos, resnet_weights, monkeypatch, capsys):
+    """A process that watches ``photos/``; the index is there already."""
+    monkeypatch.chdir(photos.parent)
+    command = ["index", "photos", "--encoder", "resnet18", "--weights", str(resnet_weights), "--layer", "layer2"]
+    assert main(command) == 0
+    process = start("index", "photos", "--watch", module="retrieval")
+    try:
+        assert "12 unchanged" in process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_changes_in_a_folder_is_told_and_found(watching, capsys):
+    draw_photo(1, 9).save(".new.jpg", quality=95)
+    Path(".new.jpg").rename("photos/grass/new.jpg")
+    assert " 1 encoded, 0 known by content, 12 unchanged, 0 removed" in watching.stdout.readline()
+    Path("photos/sky/0.jpg").rename("photos/grass/moved.jpg")
+    assert " 0 encoded, 1 known by content, 12 unchanged, 1 removed" in watching.stdout.readline()
+    Path("photos/sky/1.jpg").unlink()
+    assert " 0 encoded, 0 known by content, 12 unchanged, 1 removed" in watching.stdout.readline()
+    Path("photos/sky/broken.jpg").write_bytes(b"none")
+    assert " 0 encoded, 0 known by content, 12 unchanged, 0 removed" in watching.stdout.readline()
+    assert "1 of 13 files can't be read, the others are indexed" in watching.stderr.readline()
+    assert "broken.jpg" in watching.stderr.readline()
+    capsys.readouterr()
+    query = ["query", "photos/grass/new.jpg", "--database", "photos", "--include-self", "-k", "1", "--no-update"]
+    assert main(query) == 0
+    assert "0.0000    grass  photos/grass/new.jpg" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_it(watching):
+    time.sleep(1)
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert "Traceback" not in err
