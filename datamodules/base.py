@@ -18,7 +18,7 @@ from datamodules.augmentation import BaseAugmentation
 from datamodules.dataset import OUTLIER, Batch, BatchDataset, Collection, ImageDataset
 from datamodules.errors import UserError
 from datamodules.imports import class_path
-from datamodules.loading import batches
+from datamodules.loading import batches, repeat_rare
 from datamodules.normalizer import DigitNormalizer
 from datamodules.splits import read_split, split, write_split
 
@@ -99,14 +99,19 @@ class BaseDataModule(LightningDataModule):
         """Batches of test images, uint8, in order."""
         return self._batches(self.test_set, shuffle_seed=None)
 
-    def _batches(self, dataset: BatchDataset | None, shuffle_seed: int | None) -> DataLoader[Batch]:
+    def _batches(
+        self,
+        dataset: BatchDataset | None,
+        shuffle_seed: int | None,
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> DataLoader[Batch]:
         assert dataset is not None
         if self.trainer is None:
-            return batches(dataset, self.batch_size, shuffle_seed)
+            return batches(dataset, self.batch_size, shuffle_seed, labels=labels)
         # Lightning looks for a sampler of its own kind to make the batches that are overfitted the same in each epoch.
         reshuffle = not getattr(self.trainer, "overfit_batches", 0)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size, reshuffle)
+        return batches(dataset, self.batch_size, shuffle_seed, rank, world_size, reshuffle, labels)
 
 
 class ImageDataModule(BaseDataModule):
@@ -123,6 +128,9 @@ class ImageDataModule(BaseDataModule):
         split_file: A ``split.csv`` of an earlier run, to use its split instead.
         batch_size: Images a step and process.
         augmentation: How training images are varied; None leaves them as they are.
+        balance: Train on each class equally often: an epoch is as long as without, and takes the images of rare classes
+            several times, each time augmented anew, and others of the common classes each time. Images that show none
+            of the classes count as a class of their own.
 
     Raises:
         UserError: An argument is out of its range.
@@ -141,6 +149,7 @@ class ImageDataModule(BaseDataModule):
         split_file: str | None = None,
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = None,
+        balance: bool = False,
     ) -> None:
         super().__init__(val_fraction, split_seed, batch_size, augmentation)
         if in_channels not in (1, 3):
@@ -148,6 +157,8 @@ class ImageDataModule(BaseDataModule):
         self.in_channels = in_channels
         self.classes = None if classes is None else [str(name) for name in classes]
         self.split_file = split_file
+        self.balance = balance
+        self._drawn: ImageDataset | None = None  # what the batches of training are drawn from
         self._parameters: tuple[int, Tensor] | None = None
 
     def load(self) -> Collection:
@@ -193,9 +204,17 @@ class ImageDataModule(BaseDataModule):
             in_validation = self._split(collection) & (collection.labels != OUTLIER)
             self.train_set = ImageDataset(collection, np.flatnonzero(~in_validation))
             self.val_set = ImageDataset(collection, np.flatnonzero(in_validation))
+            self._drawn = self.train_set
+            if self.balance:
+                self._drawn = ImageDataset(collection, self.train_set.rows[repeat_rare(self.train_set.labels)])
         if stage == "test" and self.test_set is None:
             rank_zero_info("There is no test set: the validation images are used.")
             self.test_set = self.val_set
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training images, uint8, in a new order each epoch; with ``balance`` of each class equally many."""
+        assert self._drawn is not None
+        return self._batches(self._drawn, run_seed(), self._drawn.labels if self.balance else None)
 
     def _split(self, collection: Collection) -> npt.NDArray[np.bool_]:
         if self.split_file is None and collection.in_validation is not None:
@@ -236,10 +255,10 @@ class ImageDataModule(BaseDataModule):
 
     def augmentation_parameters(self, epoch: int) -> Tensor | None:
         """(N, 5 or 55), float32: this epoch's parameters of every training image; see ``Augmentation.draw``."""
-        if self.augmentation is None or self.train_set is None:
+        if self.augmentation is None or self._drawn is None:
             return None
         if self._parameters is None or self._parameters[0] != epoch:
-            self._parameters = epoch, self.augmentation.draw(run_seed(), epoch, len(self.train_set))
+            self._parameters = epoch, self.augmentation.draw(run_seed(), epoch, len(self._drawn))
         return self._parameters[1]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -125,6 +125,10 @@ class ImageDataset(BatchDataset):
         """(M,), int64."""
         return self.collection.labels[self.rows]
 
+    def class_counts(self, classes: int) -> npt.NDArray[np.int64]:
+        """(K,), int64: images of each of so many classes, without those that show none of them."""
+        return np.bincount(self.labels[self.labels != OUTLIER], minlength=classes)
+
     @property
     def names(self) -> list[str]:
         """M names, in the order of the rows."""

@@ -44,6 +44,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_file: A ``split.csv`` of an earlier run, to use its split instead.
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
+        balance: Train on each class equally often, those of rare classes several times an epoch.
         on_unreadable: What to do with files that are broken or no images: ``error`` ends the command with the
             list of them, ``skip`` goes on without them and lists them.
         cache_dir: Where the decoded images are kept for the next start; null is ``~/.cache/digitdoodle``.
@@ -67,6 +68,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_file: str | None = None,
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = Augmentation(),
+        balance: bool = False,
         on_unreadable: str = "error",
         cache_dir: str | None = None,
         max_ram_share: float = 0.25,
@@ -79,6 +81,7 @@ class ImageFolderDataModule(ImageDataModule):
             split_file=split_file,
             batch_size=batch_size,
             augmentation=augmentation,
+            balance=balance,
         )
         if image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, got {image_size}")

@@ -38,18 +38,64 @@ class ShardSampler(Sampler[int]):
         if self.reshuffle:
             self.epoch = epoch
 
-    def indices(self) -> npt.NDArray[np.int64]:
-        """(M,), int64: the share, in this epoch's order."""
+    def order(self) -> npt.NDArray[np.int64]:
+        """(count,), int64: this epoch's samples of all processes, in order."""
         order = np.arange(self.count)
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
-        return order[self.rank :: self.world_size]
+        return order
+
+    def indices(self) -> npt.NDArray[np.int64]:
+        """(M,), int64: the share, in this epoch's order."""
+        return self.order()[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices().tolist())
 
     def __len__(self) -> int:
         return len(range(self.rank, self.count, self.world_size))
+
+
+class BalancedSampler(ShardSampler):
+    """The same, with equally many samples of each class: as many as the rarest has, others of the rest in each epoch.
+
+    Args:
+        labels: (N,), int64: the class of each sample.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        shuffle_seed: Seed of the choice and its order, which change with the epoch.
+        reshuffle: Whether they change with the epoch.
+    """
+
+    def __init__(
+        self, labels: npt.NDArray[np.int64], rank: int, world_size: int, shuffle_seed: int, reshuffle: bool = True
+    ) -> None:
+        counts = np.unique(labels, return_counts=True)[1]
+        super().__init__(int(counts.min()) * len(counts), rank, world_size, shuffle_seed, reshuffle)
+        self._rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """(count,), int64: this epoch's samples of all processes, in order."""
+        assert self.shuffle_seed is not None
+        generator = np.random.default_rng([self.shuffle_seed, self.epoch])
+        chosen = [generator.permutation(rows)[: self.count // len(self._rows)] for rows in self._rows]
+        return generator.permutation(np.concatenate(chosen))
+
+
+def repeat_rare(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """All N rows, and those of rare classes again, so that each class has an equal share of N rows at least.
+
+    Args:
+        labels: (N,), int64.
+
+    Returns:
+        (M,), int64, with M below 2 N + K: 0 to N - 1, then the repeated ones.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    share = -(-len(labels) // len(classes))
+    missing = np.maximum(share - counts, 0)
+    again = [np.resize(np.flatnonzero(labels == name), more) for name, more in zip(classes, missing, strict=True)]
+    return np.concatenate([np.arange(len(labels)), *again])
 
 
 class EvenBatchSampler(Sampler[list[int]]):
@@ -82,6 +128,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     reshuffle: bool = True,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> DataLoader[Batch]:
     """Batches of this process's share of a dataset, each fetched at once.
 
@@ -92,8 +139,13 @@ def batches(
         rank: Number of this process, from 0.
         world_size: Number of processes.
         reshuffle: Whether the order changes with the epoch.
+        labels: (N,), int64: the class of each image, to have equally many of each; then the order is always random.
     """
-    sampler = EvenBatchSampler(ShardSampler(len(dataset), rank, world_size, shuffle_seed, reshuffle), batch_size)
+    if labels is None:
+        share = ShardSampler(len(dataset), rank, world_size, shuffle_seed, reshuffle)
+    else:
+        share = BalancedSampler(labels, rank, world_size, shuffle_seed or 0, reshuffle)
+    sampler = EvenBatchSampler(share, batch_size)
     # The pixels are in memory or mapped: a worker process would only add the cost of handing them over. A generator of
     # its own keeps the loader from drawing on the global random state, which dropout follows, also after a resume.
     return DataLoader(

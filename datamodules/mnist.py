@@ -32,6 +32,7 @@ class MNISTDataModule(ImageDataModule):
         split_file: A ``split.csv`` of an earlier run, to use its split instead.
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
+        balance: Train on each class equally often, those of rare classes several times an epoch.
 
     Raises:
         UserError: An argument is out of its range.
@@ -46,6 +47,7 @@ class MNISTDataModule(ImageDataModule):
         split_file: str | None = None,
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = Augmentation(),
+        balance: bool = False,
     ) -> None:
         super().__init__(
             in_channels=1,
@@ -55,6 +57,7 @@ class MNISTDataModule(ImageDataModule):
             split_file=split_file,
             batch_size=batch_size,
             augmentation=augmentation,
+            balance=balance,
         )
         self.root = Path(root)
 

@@ -31,6 +31,7 @@ class SemeionDataModule(ImageDataModule):
         split_file: A ``split.csv`` of an earlier run, to use its split instead.
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
+        balance: Train on each class equally often, those of rare classes several times an epoch.
 
     Raises:
         UserError: An argument is out of its range.
@@ -45,6 +46,7 @@ class SemeionDataModule(ImageDataModule):
         split_file: str | None = None,
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = Augmentation(),
+        balance: bool = False,
     ) -> None:
         super().__init__(
             in_channels=1,
@@ -54,6 +56,7 @@ class SemeionDataModule(ImageDataModule):
             split_file=split_file,
             batch_size=batch_size,
             augmentation=augmentation,
+            balance=balance,
         )
         self.root = Path(root)
 

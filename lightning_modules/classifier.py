@@ -4,18 +4,22 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import ClasswiseWrapper, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from datamodules.base import ImageDataModule
-from datamodules.dataset import OUTLIER
+from datamodules.dataset import OUTLIER, Batch
 from datamodules.errors import UserError
 from datamodules.normalizer import DigitNormalizer
 from datamodules.strings import StringsDataModule
+from datamodules.text import printable
 from lightning_modules.calibration import Calibration
 from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
+
+UNEQUAL = 10  # times as many images of one class as of another, and training says so
 
 
 class ClassAccuracy(MulticlassStatScores):
@@ -40,7 +44,7 @@ class Classifier(Network):
         recipe: How it is trained.
 
     Raises:
-        UserError: There are fewer than two classes.
+        UserError: There are fewer than two classes, or not as many class weights.
     """
 
     calibration: Calibration
@@ -55,6 +59,10 @@ class Classifier(Network):
         super().__init__(class_names=class_names, in_channels=in_channels, image_size=image_size, recipe=recipe)
         if len(class_names) < 2:
             raise UserError(f"a classifier needs at least two classes, got {class_names}")
+        weights = recipe.class_weights
+        if isinstance(weights, list) and len(weights) != len(class_names):
+            raise UserError(f"class_weights has {len(weights)} numbers for {len(class_names)} classes")
+        self.class_weights: Tensor | None = None  # (K,), float32, on the network's device; found by `fit`
         self.normalizer: DigitNormalizer | None = None  # how the digits of the training images lie; found by `fit`
         self.calibration = Calibration()
         accuracy = MulticlassAccuracy(len(class_names), average="micro", ignore_index=OUTLIER)
@@ -97,15 +105,21 @@ class Classifier(Network):
         return self.calibration.probabilities(self(images))
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What is trained on: mean cross-entropy of (B, K) logits and (B,) labels, with label smoothing.
+        """Mean cross-entropy of (B, K) logits and (B,) labels, with label smoothing.
 
         Images that show none of the classes are to have all probabilities alike, as if their label were smoothed
         altogether (outlier exposure; Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606).
         """
         return _cross_entropy(outputs, labels, self.recipe.label_smoothing)
 
+    def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss, in which each image has the weight of its class."""
+        if self.class_weights is None:
+            return super().training_loss(outputs, batch)
+        return _cross_entropy(outputs, batch.labels, self.recipe.label_smoothing, self.class_weights)
+
     def reported_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy without label smoothing."""
+        """Mean cross-entropy without label smoothing and weights."""
         return _cross_entropy(outputs, labels)
 
     def check_data(self, data: LightningDataModule) -> None:
@@ -120,15 +134,37 @@ class Classifier(Network):
             )
 
     def on_fit_start(self) -> None:
-        """Learn how digits lie in the images.
+        """Learn how digits lie in the images, and how many there are of each class.
 
         Raises:
-            UserError: As for every network.
+            UserError: As for every network; or the weights of the classes can't follow from the data.
         """
         super().on_fit_start()
         data = getattr(self.trainer, "datamodule", None)
+        weights = self.recipe.class_weights
         if isinstance(data, ImageDataModule):
             self.normalizer = data.fit_normalizer()
+            assert data.train_set is not None
+            counts = torch.from_numpy(data.train_set.class_counts(len(self.class_names)))
+            if weights is None and not data.balance:
+                self._tell_of_rare_classes(counts)
+            elif weights is not None and data.balance:
+                raise UserError("class_weights and data.balance both make up for rare classes: leave one of them out")
+            elif weights == "auto":
+                weights = (counts.sum() / (len(counts) * counts)).tolist()
+        elif weights == "auto":
+            raise UserError(f"class_weights auto can't count the images of {type(data).__name__}: give numbers")
+        if weights is not None:
+            self.class_weights = torch.tensor(weights, device=self.device)
+
+    def _tell_of_rare_classes(self, counts: Tensor) -> None:
+        rare, common = int(counts.argmin()), int(counts.argmax())
+        if counts[common] > UNEQUAL * counts[rare]:
+            rank_zero_info(
+                f"Classes are unequal: {counts[rare]} images of {printable(self.class_names[rare])} to train on, "
+                f"{counts[common]} of {printable(self.class_names[common])}. --data.balance true trains on each "
+                "equally often, --model.class_weights auto counts rare ones more."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how digits lie in the images, too."""
@@ -136,11 +172,19 @@ class Classifier(Network):
         checkpoint["normalizer"] = None if self.normalizer is None else self.normalizer.to_dict()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy; 0 of an empty batch, as the last of a process may be. Outliers' labels are all smoothing."""
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy; 0 of an empty batch, as the last of a process may be. Outliers' labels are all smoothing.
+
+    The mean is over images, not over weights, so that what an image counts doesn't depend on the batch that it is in.
+    """
     if len(labels) == 0:
         return logits.float().sum()
     scores = logits.float().log_softmax(dim=1)
     smoothed = torch.where(labels == OUTLIER, 1.0, smoothing)
     own = scores.gather(1, labels.clamp_min(0)[:, None])[:, 0]
-    return -((1 - smoothed) * own + smoothed * scores.mean(dim=1)).mean()
+    likelihoods = (1 - smoothed) * own + smoothed * scores.mean(dim=1)
+    if class_weights is not None:
+        likelihoods = likelihoods * torch.where(labels == OUTLIER, 1.0, class_weights[labels.clamp_min(0)])
+    return -likelihoods.mean()

@@ -56,6 +56,34 @@ def frame_accuracies(axes: Axes, runs: list[list[float]]) -> None:
         text.set_parse_math(False)  # a run may be called anything
 
 
+def plot_classes(
+    train: npt.NDArray[np.int64], val: npt.NDArray[np.int64], class_names: list[str], most: int = 60
+) -> Figure:
+    """How many images of each class are trained on and validated, the rarest class first.
+
+    Args:
+        train: (K,), int64.
+        val: (K,), int64.
+        class_names: Names of the classes.
+        most: Show no more classes than this, the rarest.
+    """
+    shown = np.argsort(train, kind="stable")[:most]
+    figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(shown))
+    axes.barh(places, train[shown], label="training")
+    axes.barh(places, val[shown], left=train[shown], label="validation")
+    for place, row in enumerate(shown):
+        axes.text(train[row] + val[row], place, f" {train[row]} + {val[row]}", va="center", fontsize=8)
+    axes.set_yticks(places, [short_name(class_names[row]) for row in shown], parse_math=False)
+    axes.set(xlabel="images", ylim=(len(shown) - 0.4, -0.6))
+    axes.margins(x=0.12)  # for the numbers
+    axes.legend(loc="lower right")
+    left_out = f", the {most} rarest of {len(train)}" if len(train) > most else ""
+    axes.set_title(f"Images of each class{left_out}")
+    return figure
+
+
 def plot_confusion_matrix(predictions: Predictions, class_names: list[str]) -> Figure:
     """How many images of each class were taken for which; colours are shares of the row."""
     counts = predictions.confusion.numpy()

@@ -1,5 +1,6 @@
 """How a network is trained: optimiser, learning rate and its schedule."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ class Recipe:
         schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
             ``constant``.
         channels_last: Memory format of the convolutions; null takes the faster one of the device.
+        class_weights: What an image counts in the loss of a classifier, by its class: a number for each, ``auto`` for
+            the inverse of how many training images the class has (1 on average over the images), null for 1.
 
     Raises:
         UserError: An attribute is out of its range.
@@ -34,12 +37,15 @@ class Recipe:
     optimizer: Literal["sgd", "adamw"] = "adamw"
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     channels_last: bool | None = None
+    class_weights: Literal["auto"] | list[float] | None = None
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if isinstance(self.class_weights, list) and not all(0 < weight < math.inf for weight in self.class_weights):
+            raise UserError(f"class_weights must be above 0, got {self.class_weights}")
 
     def build_optimizer(self, groups: list[dict[str, Any]], fused: bool) -> Optimizer:
         """The optimiser of some groups of parameters, as torch.optim takes them."""

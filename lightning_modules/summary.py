@@ -6,6 +6,8 @@ from typing import Any
 
 from datamodules.text import as_table
 
+FAR_BELOW = 0.1  # the overall accuracy: then the worst class is worth a word
+
 
 def summarise(epochs: list[dict[str, float]], best_epoch: int, right: int, count: int) -> dict[str, Any]:
     """The result of a run in figures, and the history of its epochs.
@@ -46,11 +48,25 @@ def versions() -> dict[str, str]:
     return found
 
 
+def worst_class(summary: dict[str, Any]) -> dict[str, str]:
+    """A row of the table on the class that is found worst; none where it is hardly worse than the rest, or unknown."""
+    counts = {name: count for name, count in summary.get("val_images_per_class", {}).items() if count}
+    if not counts:
+        return {}
+    found = summary["val_accuracy_per_class"]
+    worst = min(counts, key=lambda name: found[name])
+    if found[worst] >= summary["val_accuracy"] - FAR_BELOW:
+        return {}
+    right = round(found[worst] * counts[worst])
+    return {"worst class": f"{found[worst]:.2%} ({right} of {counts[worst]}) of {worst}"}
+
+
 def describe(summary: dict[str, Any]) -> str:
     """A short table of a run's result, for people."""
     right = summary["val_images"] - summary["val_mistakes"]
     rows = {
         "validation accuracy": f"{summary['val_accuracy']:.2%} ({right} of {summary['val_images']})",
+        **worst_class(summary),
         "best epoch": f"{summary['best_epoch']} of {summary['epochs']}",
         "could stop after": f"epoch {summary['stop_epoch']} (within one standard error of the best)",
         "training time": f"{summary['seconds']:.1f} s",

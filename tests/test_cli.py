@@ -59,7 +59,7 @@ def best(run_folder):
 def test_fit_leaves_a_run_folder_to_look_at(workplace, capsys):
     table = run(capsys, "fit", "--config", TINY)
     folder = workplace / "runs" / "custom_cnn" / "version_0"
-    pictures = ("accuracy", "augmentation", "confusion_matrix", "mistakes")
+    pictures = ("accuracy", "augmentation", "classes", "confusion_matrix", "mistakes")
     for name in [f"{name}.png" for name in pictures] + ["config.yaml", "metrics.csv", "split.csv"]:
         assert (folder / name).stat().st_size > 0, name
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [

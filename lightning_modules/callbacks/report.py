@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.base import BaseDataModule
+from datamodules.base import BaseDataModule, ImageDataModule
 from datamodules.errors import UserError
 from datamodules.figures import save_figure
 from datamodules.strings import StringsDataModule
@@ -20,7 +20,7 @@ from lightning_modules.assessment import assess
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.checkpoint import load_network, read_checkpoint, save_calibration
 from lightning_modules.network import DivergedError, Network
-from lightning_modules.plots import plot_accuracy, plot_augmentation, plot_lines
+from lightning_modules.plots import plot_accuracy, plot_augmentation, plot_classes, plot_lines
 from lightning_modules.run import Run
 from lightning_modules.summary import summarise, versions
 
@@ -30,9 +30,9 @@ METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 class RunReport(Callback):
     """Writes into the run folder what people look at first.
 
-    When training starts: ``split.csv`` and ``augmentation.png``. When it ends, also by Ctrl-C: ``accuracy.png``,
-    and of the best checkpoint, which is calibrated then, ``confusion_matrix.png``, ``mistakes.png`` and
-    ``summary.json``.
+    When training starts: ``split.csv``, ``augmentation.png`` and ``classes.png``. When it ends, also by Ctrl-C:
+    ``accuracy.png``, and of the best checkpoint, which is calibrated then, ``confusion_matrix.png``, ``mistakes.png``
+    and ``summary.json``.
 
     Args:
         run: Where it writes.
@@ -66,7 +66,7 @@ class RunReport(Callback):
         self.run = Run(Path(trainer.strategy.broadcast(str(self.run.folder))))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the split and a picture of augmented images."""
+        """Write the split, a picture of augmented images and one of how many there are of each class."""
         data = _datamodule(trainer)
         if data is None or not trainer.is_global_zero:
             return
@@ -80,6 +80,10 @@ class RunReport(Callback):
         else:
             figure = plot_augmentation(shown.images, augmented.images)
         save_figure(figure, self.run.folder / "augmentation.png")
+        if isinstance(data, ImageDataModule):
+            assert data.val_set is not None
+            train, val = (images.class_counts(len(data.class_names)) for images in (data.train_set, data.val_set))
+            save_figure(plot_classes(train, val, data.class_names), self.run.folder / "classes.png")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -51,6 +51,8 @@ class LineReader(Network):
             raise UserError(
                 f"a LineReader takes grey lines of {HEIGHT} pixels, got {image_size} and {in_channels} channels"
             )
+        if recipe.class_weights is not None:
+            raise UserError("class_weights are for classifiers: a LineReader has none")
         if width < 2:
             raise UserError(f"width must be at least 2, got {width}")
         self.features = nn.Sequential(  # height of the maps:
