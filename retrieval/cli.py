@@ -157,6 +157,22 @@ def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
     )
     audit.add_argument("--output", type=Path, default=Path("audit.csv"), help="the findings (%(default)s)")
     audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
+    audit.add_argument(
+        "--keep",
+        metavar="largest|sharpest|oldest|FOLDER",
+        help="which of each group of duplicates the plan keeps (largest); FOLDER is one in the folder, relative to it",
+    )
+    clean_up = audit.add_mutually_exclusive_group()
+    clean_up.add_argument("--plan", type=Path, metavar="FILE", help="also write which duplicates to keep and to move")
+    clean_up.add_argument("--apply", type=Path, metavar="FILE", help="instead, move to the trash what a plan says")
+    clean_up.add_argument(
+        "--undo",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="NUMBER",
+        help="instead, move back what the last --apply has moved, or the one of this number",
+    )
     audit.set_defaults(command=_audit)
 
 
@@ -443,16 +459,26 @@ def _print_scores(table: "Mapping[str, Mapping[str, float]]", as_json: bool) -> 
 
 
 def _audit(options: argparse.Namespace) -> None:
+    if options.keep is not None and options.plan is None:
+        raise UserError("--keep chooses for a plan: name it with --plan FILE")
+    if options.apply is not None or options.undo is not None:
+        _clean_up(options)
+        return
     from dataclasses import fields
 
     from tqdm import tqdm
 
     from datamodules.splits import read_rows
     from retrieval.audit import Finding, audit
+    from retrieval.cleanup import MOVE, check_keep, find_groups, make_plan, write_plan
     from retrieval.plots import plot_findings
 
     check_output(options.output)
     check_figure(options.figure)
+    keep = options.keep or "largest"
+    if options.plan is not None:
+        check_output(options.plan)
+        check_keep(options.folder, keep)
     subsets = None
     if options.split is not None:
         subsets = {name: subset for name, (_, subset) in read_rows(options.split).items()}
@@ -470,6 +496,12 @@ def _audit(options: argparse.Namespace) -> None:
             _print_json(vars(finding))
     else:
         print(as_table(rows))
+    if options.plan is not None:
+        groups = tqdm(find_groups(records, findings), desc="Choosing", unit="group", delay=1, leave=False)
+        plan = make_plan(options.folder, records, matrix, groups, threshold, keep)
+        write_plan(options.plan, plan)
+        moved = [row.bytes for row in plan if row.action == MOVE]
+        _say(f"{options.plan}: moves {len(moved)} of {len(plan)} images, {sum(moved) / 1e6:.1f} MB; look it through")
     save_figure(plot_findings(options.folder, findings), options.figure)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
     _say(f"written: {options.output}, {options.figure}")
@@ -501,6 +533,39 @@ def _import(options: argparse.Namespace) -> None:
     location = find_location(options.folder, options.index)
     count = import_index(options.file, location)
     print(f"{printable(str(location))}: {count} images; `python -m retrieval index` compares them with the folder")
+
+
+def _clean_up(options: argparse.Namespace) -> None:
+    from filelock import Timeout
+    from tqdm import tqdm
+
+    from retrieval.cleanup import apply_plan, undo
+    from retrieval.stores.location import find_location
+
+    folder: Path = options.folder
+    if options.split is not None or options.threshold is not None:
+        raise UserError("--split and --threshold are for an audit: leave them out of --apply and --undo")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    errors: list[str] = []
+    try:
+        with find_location(folder, options.index).write_lock(wait=False):
+            if options.apply is not None:
+                with tqdm(desc="Checking", unit="img", delay=1, leave=False) as bar:
+                    clean_up, moved = apply_plan(folder, options.apply, bar.update)
+            else:
+                clean_up, moved, errors = undo(folder, options.undo)
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is updating the index or cleaning up; try again later") from error
+    trash = None if clean_up is None else str(clean_up.place)
+    if options.json:
+        _print_json({"moved": moved, "trash": trash})
+    elif trash is None:
+        print(f"{printable(str(folder))}: nothing to move")
+    else:
+        print(f"{printable(trash)}: {moved} images moved {'back' if options.apply is None else 'here'}")
+    if errors:
+        raise UserError(f"{len(errors)} images could not be moved back:\n  " + "\n  ".join(map(printable, errors)))
 
 
 def _serve(options: argparse.Namespace) -> None:
