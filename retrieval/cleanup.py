@@ -14,9 +14,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.errors import UserError, reason
 from datamodules.images import read_bytes, read_image
@@ -96,6 +93,9 @@ class CleanUp:
 
 def find_groups(records: Sequence[Record], findings: Iterable[Finding]) -> list[list[int]]:
     """Join duplicates and near-duplicates into groups: the rows of the records in each, two or more."""
+    from scipy.sparse import coo_array  # takes half a second, which --apply and --undo don't need
+    from scipy.sparse.csgraph import connected_components
+
     rows = {record.path: row for row, record in enumerate(records)}
     pairs = [(rows[found.path], rows[found.other]) for found in findings if found.kind != "label"]
     ends = np.array(pairs, np.int64).reshape(-1, 2)
@@ -191,6 +191,8 @@ def sharpness(image: Image.Image, side: int) -> float:
         image: Of mode ``L``.
         side: How long the longer side is when it is measured, in pixels.
     """
+    from scipy import ndimage  # as in find_groups
+
     width, height = (max(round(length * side / max(image.size)), 1) for length in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32)
     return float(ndimage.laplace(pixels).var())

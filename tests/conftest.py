@@ -151,15 +151,19 @@ def draw_photo(kind: int, seed: int, size: tuple[int, int] = (120, 90)) -> Image
     return Image.fromarray(spots.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of 12 drawn pictures in three class folders."""
-    root = tmp_path / "photos"
+def draw_photos(root: Path) -> Path:
+    """Draw 12 pictures in three class folders; the same ones each time."""
     for kind, name in enumerate(("sky", "grass", "sand")):
         (root / name).mkdir(parents=True)
         for seed in range(4):
             draw_photo(kind, seed).save(root / name / f"{seed}.jpg", quality=95)
     return root
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 12 drawn pictures in three class folders."""
+    return draw_photos(tmp_path / "photos")
 
 
 @pytest.fixture(scope="session")
