@@ -83,7 +83,12 @@ class ImageIndex:
         return self._store
 
     def update(
-        self, progress: bool = False, wait: bool = True, group: ProcessGroup | None = None, verify: bool = False
+        self,
+        progress: bool = False,
+        wait: bool = True,
+        group: ProcessGroup | None = None,
+        verify: bool = False,
+        crops: bool = False,
     ) -> Update:
         """Bring the index up to date with the folder.
 
@@ -96,6 +101,8 @@ class ImageIndex:
             wait: Wait for another process that is updating the same file; otherwise raise.
             group: The processes that do it together, each of which calls this.
             verify: Read all files again, also those whose size and time are the same.
+            crops: Make a new index with vectors of four overlapping crops of each image beside that of the whole, so
+                that a part of an image finds it; it stays so from then on.
 
         Returns:
             What has been done; for the leader of a group by all of them, for the others by themselves.
@@ -104,7 +111,7 @@ class ImageIndex:
             UserError: The folder has no images, or the index can't be written.
             Timeout: Another process is updating the index, and ``wait`` is false.
         """
-        return Updater(self.folder, self.encoder, self.location, group, verify).run(progress, wait)
+        return Updater(self.folder, self.encoder, self.location, group, verify, crops).run(progress, wait)
 
     def search(
         self,

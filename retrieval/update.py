@@ -15,7 +15,7 @@ from datamodules.errors import UserError, reason
 from datamodules.images import ImageError, decode_image, find_images, image_size, no_images, read_bytes
 from datamodules.layout import subset_folders
 from datamodules.splits import digest
-from retrieval.encoders.base import Encoder, Pixels
+from retrieval.encoders.base import CROPS, Encoder, Pixels
 from retrieval.encoders.registry import describe_encoder
 from retrieval.match_distance import match_distance
 from retrieval.process_group import ProcessGroup
@@ -59,12 +59,14 @@ class _Plan:
         removed: Names of those that are gone.
         known: Contents, with width and height, whose vectors are there until the end.
         result: What is known of the other files.
+        crops: Whether crops of the images have vectors, too.
     """
 
     changed: dict[str, Record | None] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     known: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     result: Update = field(default_factory=Update)
+    crops: bool = False
 
     def remember(self, record: Record) -> None:
         """Note that the vector of a record's content is there."""
@@ -81,6 +83,7 @@ class Updater:
         location: Where the index is kept.
         group: The processes that do it together, each of which has an updater.
         verify: Read all files again, also those whose size and time are the same.
+        crops: Make a new index with vectors of four crops of each image, beside that of the whole.
     """
 
     def __init__(
@@ -90,11 +93,13 @@ class Updater:
         location: Location,
         group: ProcessGroup | None = None,
         verify: bool = False,
+        crops: bool = False,
     ) -> None:
         self.folder = folder
         self.encoder = encoder
         self.location = location
         self.verify = verify
+        self.crops = crops
         self.group = group or ProcessGroup()
         self._store: Store | None = None
 
@@ -121,6 +126,8 @@ class Updater:
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
         """Find out what is to be done; if there is anything, lock the index, and create it if there is none."""
+        if self.crops and self.location.shared:
+            raise UserError("crops are kept in files only, not on Milvus: leave --crops or --index out")
         paths = self._find()
         try:
             self._store = opened.enter_context(open_index(self.location, self.encoder))
@@ -128,12 +135,16 @@ class Updater:
             if not paths:
                 raise no_images(self.folder) from None
         else:
+            if self.crops and "crops" not in self._store.header:
+                raise UserError(
+                    f"{self.location} was made without --crops: delete it, or name another place with --index"
+                )
             plan = self._compare(self._store, paths)
             if self.location.shared or not (plan.changed or plan.removed):
                 return plan  # there is no lock to wait for, or nothing to do
         opened.enter_context(self.location.write_lock(wait))
         if self._store is None:
-            self._store = opened.enter_context(open_index(self.location, self.encoder, create=True))
+            self._store = opened.enter_context(open_index(self.location, self.encoder, create=True, crops=self.crops))
         return self._compare(self._store, self._find())  # another process may just have done it
 
     @cached_property
@@ -155,7 +166,7 @@ class Updater:
 
     def _compare(self, store: Store, paths: list[Path]) -> _Plan:
         records = store.records()
-        plan = _Plan()
+        plan = _Plan(crops="crops" in store.header)
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
             record = records.pop(name, None)
@@ -263,17 +274,22 @@ class Updater:
                 new[record.digest] = pixels
                 plan.remember(record)
         result.encoded += len(new)
-        vectors = dict(zip(new, self.encoder.encode(list(new.values())), strict=True)) if new else {}
+        encode = self.encoder.encode_crops if plan.crops else self.encoder.encode
+        vectors = dict(zip(new, encode(list(new.values())), strict=True)) if new else {}
         return [record for record, _ in batch], vectors
 
 
-def open_index(location: Location, encoder: Encoder, create: bool = False) -> Store:
+def open_index(location: Location, encoder: Encoder, create: bool = False, crops: bool = False) -> Store:
     """Open an index, or create it; refuse one that another encoder made, whose vectors mean something else.
 
     Raises:
         UserError: Another encoder made it, or as ``Location.open``.
     """
-    store = location.open(describe_encoder(encoder), encoder.dimension) if create else location.open()
+    if create:
+        parts = {"crops": str(CROPS)} if crops else {}
+        store = location.open({**describe_encoder(encoder), **parts}, encoder.dimension)
+    else:
+        store = location.open()
     for key, value in encoder.identity.items():
         if store.header.get(key) != value:
             store.close()

@@ -57,6 +57,9 @@ class BatchingEncoder(Encoder):
             self._waiting.put(request)
         return np.stack([future.result() for future in futures])
 
+    def encode_crops(self, images: list[Pixels]) -> Vectors:
+        return self._encoder.encode_crops(images)
+
     def _serve(self) -> None:
         while True:
             batch = [self._waiting.get()]

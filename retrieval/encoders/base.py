@@ -1,6 +1,7 @@
 """What an encoder is: images -> feature vectors."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from retrieval.search import Vectors
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+
+CROPS = 5  # vectors of an image where its crops have some, too
 
 
 class Encoder(ABC):
@@ -93,8 +96,31 @@ class Encoder(ABC):
         Raises:
             UserError: The network gives something else than finite numbers.
         """
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        vectors: Vectors = F.normalize(self.features(pixels).float(), dim=1).cpu().numpy()
+        return self._normalised(self.features(self._batch(images)))
+
+    @torch.inference_mode()
+    def encode_crops(self, images: list[Pixels]) -> Vectors:
+        """The same of each image as a whole and of four overlapping crops, from the maps of one pass.
+
+        Averages over regions of the maps find parts of an image (Tolias et al. 2016,
+        https://arxiv.org/abs/1511.05879, add them up; here each keeps its vector).
+
+        Returns:
+            (B, 5, D), float32, of length 1: the whole image first, then each quarter with a third more of each side.
+
+        Raises:
+            UserError: As ``maps`` and ``encode``.
+        """
+        maps = self.maps(self._batch(images))
+        h, w = (math.ceil(2 * side / 3) for side in maps.shape[2:])
+        crops = [maps, maps[..., :h, :w], maps[..., :h, -w:], maps[..., -h:, :w], maps[..., -h:, -w:]]
+        return self._normalised(torch.stack([crop.mean(dim=(2, 3)) for crop in crops], dim=1))
+
+    def _batch(self, images: list[Pixels]) -> Tensor:
+        return torch.from_numpy(np.stack(images)).to(self.device)
+
+    def _normalised(self, features: Tensor) -> Vectors:
+        vectors: Vectors = F.normalize(features.float(), dim=-1).cpu().numpy()
         if not np.isfinite(vectors).all():
             name = self.arguments.get("weights") or self.arguments.get("path") or self.identity["encoder"]
             raise UserError(f"{name}: the network gives features that are not finite; its weights are unusable")
@@ -114,7 +140,7 @@ class Encoder(ABC):
         Returns:
             (h, w), float32, over the part that ``box`` names; the sum is the cosine similarity.
         """
-        maps = self.maps(torch.from_numpy(np.stack([image])).to(self.device)).float()[0]
+        maps = self.maps(self._batch([image])).float()[0]
         parts = torch.einsum("dhw,d->hw", maps, torch.from_numpy(vector).to(self.device))
         parts /= maps.mean(dim=(1, 2)).norm() * parts.numel()
         result: npt.NDArray[np.float32] = parts.cpu().numpy()

@@ -86,7 +86,8 @@ class Store(ABC):
 
     Attributes:
         location: Where it is, for messages.
-        header: The encoder's identity, and what builds it again; the same as long as the index lives.
+        header: The encoder's identity, and what builds it again; the same as long as the index lives. ``crops`` is how
+            many vectors P each content has, where there is more than that of the whole image.
         keeps_replaced: Whether the vector of a record that another one has taken the place of stays until ``compact``.
     """
 
@@ -104,8 +105,9 @@ class Store(ABC):
 
     @abstractmethod
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
-        """Write records, and the vectors (D,) of contents that are new; both or neither. Once it returns, they stay.
+        """Write records, and the vectors of contents that are new; both or neither. Once it returns, they stay.
 
+        A vector is (D,), float32, or (P, D) where crops have some, too.
         A record takes the place of an earlier one of the same path; a content without a vector has the one of another
         record that is there.
         """
@@ -126,7 +128,7 @@ class Store(ABC):
     def search(
         self, queries: Vectors, k: int, without: Sequence[Collection[bytes]], label: str | None = None
     ) -> list[list[Hit]]:
-        """The images that are closest to each query, the closest first, ties by path.
+        """The images that are closest to each query, as a whole or by a crop, the closest first, ties by path.
 
         Args:
             queries: (Q, D), float32, of length 1.
@@ -137,7 +139,10 @@ class Store(ABC):
 
     @abstractmethod
     def sample(self, count: int) -> tuple[list[bytes], Vectors]:
-        """At most ``count`` contents, chosen without regard to what they show, and (N, D), float32, their vectors."""
+        """At most ``count`` contents, chosen without regard to what they show, and (N, D), float32, their vectors.
+
+        As for ``vectors``, those of the whole images.
+        """
 
     @abstractmethod
     def match_distance(self) -> float | None:

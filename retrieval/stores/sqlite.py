@@ -237,10 +237,14 @@ class SQLiteStore(Store):
                 ids, matrix = ids[rows], matrix[rows]
             copies = [sum(map(self._count, contents)) for contents in without]
             results = []
-            found = nearest(matrix, queries, k + max(copies, default=0))
+            parts = matrix.reshape(len(matrix) * self._crops, -1) if len(matrix) else matrix
+            found = nearest(parts, queries, self._crops * (k + max(copies, default=0)))
             for contents, (rows, distances) in zip(without, found, strict=True):
                 hits = []
-                for row, distance in zip(ids[rows].tolist(), distances.tolist(), strict=True):
+                closest: dict[int, float] = {}  # of the parts of an image the first is the closest
+                for row, distance in zip(ids[rows // self._crops].tolist(), distances.tolist(), strict=True):
+                    closest.setdefault(row, distance)
+                for row, distance in closest.items():
                     path, named, content = self._connection.execute(
                         "SELECT path, label, digest FROM images WHERE id = ?", (row,)
                     ).fetchone()
@@ -259,7 +263,7 @@ class SQLiteStore(Store):
                 "SELECT digest, vector FROM contents ORDER BY digest LIMIT ?", (count,)
             ).fetchall()
         matrix = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
-        return [digest for digest, _ in rows], matrix.reshape(len(rows), -1 if rows else 0)
+        return [digest for digest, _ in rows], self._whole(matrix.reshape(len(rows), -1 if rows else 0))
 
     def match_distance(self) -> float | None:
         with self._transaction():
@@ -274,7 +278,15 @@ class SQLiteStore(Store):
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._transaction():
             _, matrix = self._load_matrix()
-            return [record for record in self._records() if record.digest is not None], matrix
+            return [record for record in self._records() if record.digest is not None], self._whole(matrix)
+
+    @property
+    def _crops(self) -> int:
+        return int(self.header.get("crops", 1))
+
+    def _whole(self, matrix: Vectors) -> Vectors:
+        """Of (N, P · D) vectors those of the whole images, (N, D)."""
+        return matrix[:, : matrix.shape[1] // self._crops]
 
     def _load_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
         """Ids and vectors of all images, by path, as this transaction sees them."""
@@ -282,7 +294,7 @@ class SQLiteStore(Store):
         if self._matrix is None or self._matrix[0] != revision:
             derived = self.path.with_name(self.path.name + ".vectors")
             found = _map_matrix(derived, revision)
-            if found is None or len(damaged_rows(found[1])):
+            if found is None or len(self._damaged(found[1])):
                 # Where it can't be kept, it is made for this process alone.
                 with contextlib.suppress(OSError), atomic_write(derived) as file:
                     self._write_matrix(file, revision)
@@ -293,12 +305,16 @@ class SQLiteStore(Store):
 
     def _check(self, ids: npt.NDArray[np.int64], matrix: Vectors) -> None:
         """Let no damaged vector hide an image."""
-        damaged = damaged_rows(matrix)
+        damaged = self._damaged(matrix)
         if len(damaged):
             image = (int(ids[damaged[0]]),)
             (path,) = self._connection.execute("SELECT path FROM images WHERE id = ?", image).fetchone()
             others = f" and {len(damaged) - 1} more are" if len(damaged) > 1 else " is"
             raise UserError(f"{self.path}: the vector of {path}{others} damaged: delete the index and index again")
+
+    def _damaged(self, matrix: Vectors) -> npt.NDArray[np.int64]:
+        parts = matrix.reshape(len(matrix) * self._crops, -1) if len(matrix) else matrix
+        return np.unique(damaged_rows(parts) // self._crops)
 
     def _rows(self) -> Iterator[tuple[int, bytes]]:
         return iter(
