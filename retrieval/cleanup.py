@@ -26,6 +26,7 @@ from retrieval.stores.base import Record
 
 KEEP, MOVE = "keep", "move"
 CRITERIA = ("largest", "sharpest", "oldest")
+ALIKE = 0.9  # of the greatest sharpness from which images are equally sharp: compressing one again changes it by less
 TRASH = ".digitdoodle-trash"  # hidden, so that nothing in it is taken for an image
 
 
@@ -166,7 +167,11 @@ def make_plan(
 
 def _best_first(folder: Path, records: Sequence[Record], group: list[int], keep: str) -> list[int]:
     """The rows of a group, in the order in which they deserve to be kept."""
-    side = max((max(records[row].width, records[row].height) for row in group), default=0)
+    sharp: dict[int, float] = {}
+    if keep == "sharpest":
+        side = max((max(records[row].width, records[row].height) for row in group), default=0)
+        sharp = {row: sharpness(read_image(folder / records[row].path, channels=1), side) for row in group}
+    enough = ALIKE * max(sharp.values(), default=0.0)
 
     def rank(row: int) -> tuple[float, float, float, str]:
         record = records[row]
@@ -174,7 +179,7 @@ def _best_first(folder: Path, records: Sequence[Record], group: list[int], keep:
         if keep == "oldest":
             first = record.mtime_ns
         elif keep == "sharpest":
-            first = -sharpness(read_image(folder / record.path, channels=1), side)
+            first = -min(sharp[row], enough)
         elif keep != "largest":
             first = not PurePosixPath(record.path).is_relative_to(keep)
         return first, -record.width * record.height, -record.size, record.path
@@ -185,7 +190,8 @@ def _best_first(folder: Path, records: Sequence[Record], group: list[int], keep:
 def sharpness(image: Image.Image, side: int) -> float:
     """Variance of the Laplacian: Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy".
 
-    The measure depends on the scale, so images are compared at one size. Grain and the blocks of JPEG count as sharp.
+    The measure depends on the scale, so images are compared at one size. It is taken of a Gaussian of 1 pixel, without
+    which the blocks of a JPEG count as sharp; grain still does.
 
     Args:
         image: Of mode ``L``.
@@ -195,7 +201,7 @@ def sharpness(image: Image.Image, side: int) -> float:
 
     width, height = (max(round(length * side / max(image.size)), 1) for length in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-    return float(ndimage.laplace(pixels).var())
+    return float(ndimage.gaussian_laplace(pixels, sigma=1).var())
 
 
 def check_keep(folder: Path, keep: str) -> None:

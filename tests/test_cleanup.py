@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image, ImageFilter
 
 from retrieval.audit import audit
@@ -22,11 +23,12 @@ from tests.test_audit import on_a_circle
 
 KILLER = """
 import os, signal, sys
+EVENTS = "open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir"
 left = int(os.environ["KILL_AT"])
 
 def kill_in_time(event, args):
     global left
-    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and ".digitdoodle-trash" in str(args):
+    if event in EVENTS and ".digitdoodle-trash" in str(args):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -156,14 +158,16 @@ def planned(folder, records, vectors, threshold, keep="largest"):
     return make_plan(folder, records, vectors, find_groups(records, findings), threshold, keep)
 
 
-def test_the_sharpest_is_neither_the_blurred_nor_the_reduced_one(tmp_path):
+def test_the_sharpest_is_not_blurred_reduced_or_compressed_again(tmp_path):
     grain = np.random.default_rng(0).integers(0, 255, (90, 120), np.uint8)
     sharp = Image.fromarray(grain).resize((240, 180), Image.Resampling.BICUBIC)
     sharp.filter(ImageFilter.GaussianBlur(2)).resize((480, 360)).save(tmp_path / "blurred.png")
     sharp.resize((80, 60)).save(tmp_path / "reduced.png")
     sharp.save(tmp_path / "sharp.png")
-    records = records_of("blurred.png", "reduced.png", "sharp.png", sizes=[(480, 360), (80, 60), (240, 180)])
-    vectors = on_a_circle(0, 0.01, 0.02)
+    sharp.save(tmp_path / "sharp_again.jpg", quality=80)
+    names = "blurred.png", "reduced.png", "sharp.png", "sharp_again.jpg"
+    records = records_of(*names, sizes=[(480, 360), (80, 60), (240, 180), (240, 180)])
+    vectors = on_a_circle(0, 0.01, 0.02, 0.03)
     assert planned(tmp_path, records, vectors, 0.1, "sharpest")[0].path == "sharp.png"
     assert planned(tmp_path, records, vectors, 0.1, "largest")[0].path == "blurred.png"
 
@@ -375,10 +379,20 @@ def test_a_move_that_fails_can_be_gone_on_with(plan, capsys):
     assert files() == before
 
 
+def test_nothing_moves_while_another_process_updates_the_index(plan, capsys):
+    before = files()
+    with FileLock("photos/.digitdoodle.sqlite.lock"):
+        err = failure(capsys, "--apply", "plan.csv")
+    assert err == "photos: another process is updating the index or cleaning up; try again later"
+    assert files() == before
+
+
 @pytest.mark.parametrize("command", [["--apply", "plan.csv"], ["--undo"]])
 def test_a_process_that_is_killed_at_any_moment_loses_no_image(plan, capsys, monkeypatch, command):
     Path("killer.py").write_text(KILLER)
     untouched = files()
+    moved = [row["path"] for row in plan if row["action"] == "move"]
+    applied = {f".digitdoodle-trash/1/{path}" if path in moved else path: data for path, data in untouched.items()}
     if command == ["--undo"]:
         run(capsys, "--apply", "plan.csv")
     Path("photos").rename("begun")
@@ -391,19 +405,11 @@ def test_a_process_that_is_killed_at_any_moment_loses_no_image(plan, capsys, mon
             break
         assert process.returncode == -signal.SIGKILL, err
         assert Counter(files().values()) == Counter(untouched.values())
-        shutil.copytree("photos", "killed")
-        run(capsys, "--undo")
-        assert files() == untouched
-        shutil.rmtree("photos")
-        Path("killed").rename("photos")
-        if command == ["--undo"] and not Path("photos/.digitdoodle-trash/1/.finished.csv").exists():
-            run(capsys, *command)
-            assert files() == untouched
-        run(capsys, "--apply", "plan.csv")
-        moved = {row["path"] for row in plan if row["action"] == "move"}
-        assert set(files("photos/.digitdoodle-trash/1")) == moved
-        assert Counter(files().values()) == Counter(untouched.values())
-        run(capsys, "--undo")
-        assert files() == untouched
-        shutil.rmtree("photos")
+        Path("photos").rename("killed")
+        for way, goal in ((["--apply", "plan.csv"], applied), (["--undo"], untouched)):
+            shutil.copytree("killed", "photos")
+            run(capsys, *way)
+            assert files() == goal
+            shutil.rmtree("photos")
+        shutil.rmtree("killed")
     assert moment > 20
