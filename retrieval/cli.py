@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from retrieval.index import ImageIndex
     from retrieval.process_group import ProcessGroup
+    from retrieval.query import Region
     from retrieval.stores.location import Location
     from retrieval.update import Update
 
@@ -377,12 +378,13 @@ def _max_distance(text: str) -> "float | Literal['auto']":
     return distance
 
 
-def _region(text: str) -> tuple[int, int, int, int]:
+def _region(text: str) -> "Region":
+    from retrieval.query import parse_region
+
     try:
-        left, top, right, bottom = map(int, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not {text}") from error
-    return left, top, right, bottom
+        return parse_region(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _find_queries(words: list[str], database: Path) -> list[list[tuple[Path, float]]]:
@@ -585,8 +587,9 @@ def _serve(options: argparse.Namespace) -> None:
     from lightning_modules.checkpoint import load_network
     from lightning_modules.networks.line_reader import LineReader
     from retrieval.app.batching import BatchingEncoder
-    from retrieval.app.page import build_page, find_samples
+    from retrieval.app.page import build_page
     from retrieval.app.recognition import Recogniser
+    from retrieval.app.search_tab import find_samples
     from retrieval.app.server import is_loopback, read_users, serve
     from retrieval.index import ImageIndex
     from retrieval.stores.location import find_location

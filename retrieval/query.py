@@ -59,6 +59,19 @@ class Example:
 Query = Picture | Example | Sequence[Example]
 
 
+def parse_region(text: str) -> Region:
+    """The region that a text names by its edges: ``LEFT,TOP,RIGHT,BOTTOM``.
+
+    Raises:
+        UserError: The text is something else.
+    """
+    try:
+        left, top, right, bottom = map(int, text.split(","))
+    except ValueError as error:
+        raise UserError(f"four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not {text}") from error
+    return left, top, right, bottom
+
+
 def examples_of(query: Query) -> list[Example]:
     """The images that a query is made of.
 

@@ -213,7 +213,7 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             max_threads=MAX_THREADS,
             state_session_capacity=MAX_SESSIONS,
             theme=THEME,
-            css=CSS,
+            css_paths=CSS,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -12,8 +12,9 @@ from lightning_modules.checkpoint import load_network
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
 from retrieval.app.batching import BatchingEncoder
-from retrieval.app.page import build_page, find_samples
+from retrieval.app.page import build_page
 from retrieval.app.recognition import Recogniser
+from retrieval.app.search_tab import find_samples
 from retrieval.app.server import serve
 from retrieval.encoders.resnet import ResNetEncoder
 from retrieval.index import ImageIndex

@@ -27,7 +27,8 @@ from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
 from lightning_modules.reading import read_picture
 from retrieval import cli
-from retrieval.app.page import build_page, find_samples
+from retrieval.app.page import build_page
+from retrieval.app.search_tab import find_samples
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
 from tests.browser.conftest import free_port
 from tests.conftest import draw_photo, start

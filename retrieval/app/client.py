@@ -1,0 +1,65 @@
+"""What a client sends and what it is told, on every tab."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from datamodules.errors import UserError
+from retrieval.index import ImageIndex
+
+AT_ONCE = 16  # requests that are decoded and drawn at the same time: bounds the memory
+MAX_CHARACTERS = 400  # of a message: no reader wants more
+
+# Files come as Gradio has checked and stored them, not as it would decode them: that is ours to do.
+LISTEN: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "api_visibility": "private"}
+
+Upload = dict[str, Any] | None  # Gradio's FileData
+
+
+def publish(name: str, description: str, answer: Callable[..., Any], inputs: list[Any]) -> None:
+    """Let programs call a function of the page."""
+    gr.Button(visible=False).click(
+        answer,
+        inputs,
+        gr.JSON(visible=False),
+        api_name=name,
+        api_description=description,
+        preprocess=False,
+        queue=False,  # one request, one answer
+    )
+
+
+def stored(upload: Upload) -> Path:
+    """Where Gradio has stored an upload; a client could name any other file.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = None if upload is None else upload.get("path")
+    if not path:
+        raise UserError("an image is required")
+    place = Path(path).resolve()
+    if not place.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise UserError("not an uploaded image")
+    return place
+
+
+def sentence(error: UserError, index: ImageIndex | None = None) -> str:
+    """An error without the folders of this machine: the one that uploads are stored in, and others."""
+    uploads = re.escape(str(Path(get_upload_folder()).resolve()))
+    text = re.sub(rf"{uploads}/[^/]+/", "", str(error))  # whose names may have blanks
+    if index is not None:
+        for folder in (index.folder, Path(str(index.location)).parent):
+            text = text.replace(f"{folder}{os.sep}", "")
+    text = sendable(text)
+    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
+
+
+def sendable(name: str) -> str:
+    """The name of a file or folder, which need not be UTF-8, as JSON can hold it."""
+    return name.encode(errors="replace").decode()

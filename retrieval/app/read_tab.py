@@ -1,0 +1,61 @@
+"""The tab that reads numbers on a picture."""
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from datamodules.errors import UserError
+from datamodules.images import read_image
+from datamodules.ink import SIDE
+from lightning_modules.networks.line_reader import LineReader
+from lightning_modules.plots import mark_numbers
+from lightning_modules.reading import Number, read_picture
+from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
+from retrieval.app.pictures import show_upload
+
+
+def read_tab(reader: LineReader) -> None:
+    """Numbers on a picture, row by row, and where they stand."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            upload = gr.Image(
+                sources=["upload", "clipboard"],
+                label="A picture with numbers",
+                height=280,
+                format="png",
+                elem_id="sheet",
+            )
+            show_upload(upload)
+            read = gr.Textbox(
+                "Choose a picture.", label="Numbers, row by row", interactive=False, elem_id="read", max_lines=20
+            )
+        with gr.Column(scale=2, min_width=280):
+            shown = gr.Image(label="Where they stand", interactive=False, buttons=[], format="png", elem_id="marked")
+
+    def numbers_on(image: Upload) -> tuple[Image.Image, list[Number]]:
+        picture = read_image(stored(image), channels=3, side=SIDE)
+        return picture, read_picture(reader, picture)
+
+    def look(image: Upload) -> tuple[str, Image.Image | None]:
+        if image is None:
+            return "Choose a picture.", None
+        try:
+            picture, numbers = numbers_on(image)
+        except UserError as error:
+            return sentence(error), None
+        rows: dict[int, list[str]] = {}
+        for number in numbers:
+            rows.setdefault(number.row, []).append(f"{number.text}{'?' if number.doubtful else ''}")
+        text = "\n".join("   ".join(row) for row in rows.values()) or "No number was found."
+        return text, mark_numbers(picture, numbers)
+
+    def answer(image: Upload) -> list[dict[str, Any]]:
+        try:
+            _, numbers = numbers_on(image)
+        except UserError as error:
+            raise gr.Error(sentence(error), print_exception=False) from error
+        return [number.to_dict() for number in numbers]
+
+    upload.change(look, upload, [read, shown], concurrency_id="read", **LISTEN)
+    publish("read", "The numbers on an image, in the order in which they are read.", answer, [upload])

@@ -1,0 +1,102 @@
+"""The tab that recognises a drawing, or a picture."""
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from datamodules.errors import UserError
+from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
+from retrieval.app.pictures import GALLERY, enlarged, show_upload
+from retrieval.app.recognition import Recogniser
+
+PAPER = 280  # side of the drawing, in pixels
+
+# Clearing puts the brush away, and takes it up again only with new paper, under which the first strokes would vanish.
+TAKE_BRUSH = """() => {
+    document.querySelector('#canvas button[aria-label="Brush"]').click()
+    return [null, null, []]
+}"""
+
+
+def recognise_tab(recogniser: Recogniser) -> None:
+    """A drawing or a picture, what the network says of it, and what it was trained on that is like it."""
+    with gr.Row(elem_id="recognise"):
+        with gr.Column(scale=1, min_width=300):
+            paper = Image.new("RGB", (PAPER, PAPER), "white")
+            canvas = gr.Sketchpad(
+                paper,  # with a background, the brush is ready at once
+                canvas_size=(PAPER, PAPER),
+                fixed_canvas=True,
+                height=420,
+                layers=False,
+                transforms=(),
+                sources=(),  # or else it waits for an upload
+                brush=gr.Brush(default_size=PAPER // 28, colors=["#000000"], color_mode="fixed"),
+                label="Draw a digit",
+                elem_id="canvas",
+            )
+            upload = gr.Image(
+                sources=["upload", "clipboard"],
+                label="Or choose a picture of one",
+                height=180,
+                format="png",
+                elem_id="upload",
+            )
+            show_upload(upload)
+        with gr.Column(scale=1, min_width=280):
+            probabilities = gr.Label(num_top_classes=10, label="Class probabilities", elem_id="probabilities")
+            seen = gr.Image(
+                label="What the network saw", interactive=False, height=180, buttons=[], format="png", elem_id="seen"
+            )
+        with gr.Column(scale=1, min_width=280):
+            similar = gr.Gallery(
+                label="Most similar training images",
+                columns=2,
+                format="png",
+                elem_id="similar",
+                **GALLERY,
+            )
+            note = gr.Textbox(label="Note", interactive=False, elem_id="note", visible=False)
+
+    def look(image: Upload) -> tuple[Any, ...]:
+        try:
+            result = None if image is None else recogniser.recognise(recogniser.read(stored(image)))
+        except UserError as error:
+            return None, None, [], gr.Textbox(sentence(error), visible=True)
+        refused = "" if result is None or not result.refusal else f"Not a digit: {result.refusal}."
+        said = " ".join(filter(None, (refused, recogniser.note)))
+        told = gr.Textbox(said, visible=bool(said))
+        if result is None:
+            return None, None, [], told
+        images = [(enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
+        return result.probabilities, enlarged(result.seen), images, told
+
+    def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
+        drawn = look(drawing and drawing["composite"])
+        # Blank paper leaves the picture's answer: the canvas reports itself once it is set up, maybe after the choice.
+        return look(picture) if drawn[0] is None and picture is not None else drawn
+
+    outputs = [probabilities, seen, similar, note]
+    listen = {**LISTEN, "concurrency_id": "recognise"}
+    both = [canvas, upload]
+    canvas.input(look_at_drawing, both, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
+    canvas.clear(None, None, outputs[:3], js=TAKE_BRUSH)
+    upload.change(look, upload, outputs, **listen)
+
+    def answer(image: Upload) -> dict[str, Any]:
+        try:
+            result = recogniser.recognise(recogniser.read(stored(image)))
+        except UserError as error:
+            raise gr.Error(sentence(error), print_exception=False) from error
+        if result is None:
+            raise gr.Error("there is nothing on the image", print_exception=False)
+        return {
+            "label": result.best,
+            "probabilities": result.probabilities,
+            "is_digit": not result.refusal,
+            "score": result.score,
+            "reason": result.refusal,
+        }
+
+    publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
