@@ -14,11 +14,11 @@ from datamodules.cache import DecodedImages, default_cache_dir, load_images
 from datamodules.dataset import Collection
 from datamodules.errors import UserError, reason
 from datamodules.images import (
-    EXTENSIONS,
     ImageError,
     find_images,
     list_files,
     natural_sorted,
+    no_images,
     passed_over,
     read_image,
 )
@@ -147,6 +147,7 @@ class ImageFolderDataModule(ImageDataModule):
         if self.test_root is None:
             return None
         self._check_classes(self.test_root)
+        self._tell_of_passed_over(self.test_root)
         return self._load(self.test_root)
 
     def _check_classes(self, folder: Path) -> None:
@@ -171,10 +172,7 @@ class ImageFolderDataModule(ImageDataModule):
         for label, name in enumerate(self.class_names):
             files = find_images(root / name)
             if not files:
-                raise UserError(
-                    f"{root / name}: no image in this class folder ({', '.join(sorted(EXTENSIONS))}); "
-                    "add some or remove the folder"
-                )
+                raise UserError(f"{no_images(root / name)}; add some or remove the folder")
             paths += files
             labels += [label] * len(files)
         return paths, labels

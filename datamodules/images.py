@@ -1,20 +1,21 @@
 """Find image files and read them: the one place where a path becomes pixels."""
 
-import io
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from datamodules.errors import UserError, reason
+from datamodules.formats import EXTENSIONS, jpeg_xl_size, open_image, passed_kind
+from datamodules.pixel_budget import reduction, room_for
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 FOLDER_SETTINGS = frozenset({"thumbs.db", "desktop.ini"})  # which a desktop leaves in folders of images
 
 
@@ -88,7 +89,7 @@ def passed_over(folder: Path, passed: list[Path]) -> str | None:
         elif suffix in EXTENSIONS:
             kind = "images outside of the class folders"
         else:
-            kind = f"{suffix} files, which are not read as images" if suffix else "files without an extension"
+            kind = f"{suffix} files, {passed_kind(suffix)}" if suffix else "files without an extension"
         kinds.setdefault(kind, []).append(name)
     parts = [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if names[3:] else ''})" for kind, names in kinds.items()
@@ -98,7 +99,9 @@ def passed_over(folder: Path, passed: list[Path]) -> str | None:
 
 def no_images(folder: Path) -> UserError:
     """What to raise for a folder in which ``find_images`` finds none."""
-    return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))})")
+    note = passed_over(folder, list_files(folder)[1])
+    others = "" if note is None else f"; {note.removeprefix(f'{folder}: ')}"
+    return UserError(f"{folder}: no images in this folder ({', '.join(sorted(EXTENSIONS))}){others}")
 
 
 def unreadable(errors: Sequence[str], count: int) -> UserError:
@@ -132,12 +135,17 @@ def named_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
     return images, notes
 
 
-def decode_image(data: bytes, path: Path, channels: int, side: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, path: Path, channels: int, side: int | None = None, all_pixels: bool = False
+) -> Image.Image:
     """Decode the bytes of an image file, upright, as grey or colour.
 
-    The first frame of an animation counts. The EXIF orientation is applied. 16-bit grey is scaled to 8 bits.
-    Transparent pixels are seen before white, as a browser shows them, but a nearly white drawing on nothing is seen
-    before black. Grey from colour is ITU-R 601-2 luma.
+    The first frame of an animation counts. The EXIF orientation is applied; colour profiles and gamma are not. 16-bit
+    grey is scaled to 8 bits. Transparent pixels are seen before white, as a browser shows them, but a nearly white
+    drawing on nothing is seen before black. Grey from colour is ITU-R 601-2 luma.
+
+    An image of more than 40 megapixels (``pixel_budget.LARGE``) comes reduced, its sides divided by 2, 4 or 8; and
+    threads wait for each other where many decode large images: both bound the memory.
 
     Args:
         data: The whole file.
@@ -145,40 +153,98 @@ def decode_image(data: bytes, path: Path, channels: int, side: int | None = None
         channels: 1 for grey (mode ``L``) or 3 for colour (mode ``RGB``).
         side: How long the longer side must be, in pixels: a JPEG is decoded at the half, quarter or eighth of its size
             that still is, which is faster. None decodes all of it.
+        all_pixels: Leave also a large image as large as it is, to cut a part out of it.
 
     Raises:
-        ImageError: The data are not an image that Pillow can read, are cut off, have pixels without an agreed
-            meaning, or unfold to more of them than Pillow's guard against decompression bombs allows.
+        ImageError: The data are not an image that can be read, are cut off, have pixels without an agreed meaning, or
+            more of them than ``pixel_budget.MAX_MEGAPIXELS``.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if side is not None:
-                width, height = (math.ceil(side * length / max(image.size)) for length in image.size)
-                image.draft(None, (width, height))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode == "I" or upright.mode.startswith("I;16"):
-            wide = np.asarray(upright, dtype=np.float32)
-            upright = Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8), mode="L")
-        elif upright.mode == "F":
-            raise ValueError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
-        elif upright.mode == "LAB":  # from which Pillow knows no way to grey
-            upright = upright.convert("RGB")
-        elif upright.has_transparency_data:
-            colour = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colour.size, _behind(colour)), colour)
-        return upright.convert("L" if channels == 1 else "RGB")
+        with _opened(data) as image:
+            picture = _eight_bits(_load(image, side, all_pixels))
+            if picture.has_transparency_data:
+                colour = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", colour.size, _behind(colour)), colour)
+            return picture.convert("L" if channels == 1 else "RGB")
+    except UserError:
+        raise
     # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
     except Exception as error:
-        what = str(error).partition(" <")[0] or type(error).__name__ if data else "empty file"
+        what = str(error).partition(" <")[0] or type(error).__name__
         raise ImageError(f"{path}: {what}") from error
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """An image file, once there is room for its pixels."""
+    size = jpeg_xl_size(data)
+    if size is not None:
+        with room_for(size), open_image(data) as image:
+            yield image
+    else:
+        with open_image(data) as image, room_for(image.size):
+            yield image
+
+
+def _load(image: ImageFile.ImageFile, side: int | None, all_pixels: bool) -> Image.Image:
+    """The pixels of an image file, upright, as many as ``decode_image`` says."""
+    factor = 1 if all_pixels else reduction(image.size)
+    width, height = (max(length // factor, 1) for length in image.size)
+    if side is not None:
+        width, height = (
+            min(enough, math.ceil(side * whole / max(image.size)))
+            for enough, whole in zip((width, height), image.size, strict=True)
+        )
+    if image.format in ("JPEG", "MPO") and (width, height) != image.size:
+        image.draft(None, (width, height))
+    image.load()
+    factor = 1 if all_pixels else reduction(image.size)
+    picture = image if factor == 1 else _reduced(image, factor)
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _reduced(image: ImageFile.ImageFile, factor: int) -> Image.Image:
+    """An image with its sides divided by a factor, strip by strip: a copy in another mode would be as large again."""
+    reduced = None
+    for top in range(0, image.height, 64 * factor):
+        strip = _eight_bits(image.crop((0, top, image.width, min(top + 64 * factor, image.height))))
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+        elif strip.mode in ("1", "P"):
+            strip = strip.convert("RGB")
+        strip = strip.reduce(factor)
+        if reduced is None:
+            reduced = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+        reduced.paste(strip, (0, top // factor))
+    assert reduced is not None
+    reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}  # with its orientation
+    image.close()  # frees its pixels
+    return reduced
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image in a mode of 8 bits that has a way to grey.
+
+    Raises:
+        ValueError: It has none, because nobody has said what is white.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("32-bit pixels have no agreed white; save it with 8 or 16 bits")
+        return Image.fromarray((wide.astype(np.float32) / 257).round().astype(np.uint8))
+    return image.convert("RGB") if image.mode == "LAB" else image
 
 
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height of an image that ``decode_image`` can read, upright, without decoding its pixels."""
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        exif = Image.Image.getexif(image)  # PNG's own decodes the pixels, to look behind them
+        turned = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation, 1) >= 5  # Pillow turns a TIFF's size
     return (height, width) if turned else (width, height)
 
 
@@ -189,13 +255,13 @@ def _behind(image: Image.Image) -> str:
     return "black" if 0 < brightness.size < drawn.size / 2 and brightness.mean() > 235 else "white"
 
 
-def read_image(path: Path, channels: int, side: int | None = None) -> Image.Image:
+def read_image(path: Path, channels: int, side: int | None = None, all_pixels: bool = False) -> Image.Image:
     """Read an image file, upright, as grey (1 channel) or colour (3), at least ``side`` long; see ``decode_image``.
 
     Raises:
         ImageError: The file is missing, may not be read, or is not a complete image.
     """
-    return decode_image(read_bytes(path), path, channels, side)
+    return decode_image(read_bytes(path), path, channels, side, all_pixels)
 
 
 def read_bytes(path: Path) -> bytes:

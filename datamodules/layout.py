@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datamodules.images import EXTENSIONS
+from datamodules.formats import EXTENSIONS
 
 NAMES = {
     "train": {"train", "training"},

@@ -73,7 +73,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory of freed tensors for the next ones; only glibc on Linux needs it.
 
     By default glibc maps each large tensor anew and unmaps it when it is freed, so that the kernel zeroes every page of
-    it in every step: up to two thirds of the time of a step on a CPU. Both thresholds are described in mallopt(3).
+    it in every step: up to two thirds of the time of a step on a CPU. What threads free is kept for all of
+    them, or else each thread that decodes images would keep what its largest one took. mallopt(3) describes all this.
     """
     if sys.platform != "linux":
         return
@@ -82,3 +83,5 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
         for threshold in (trim_threshold, mmap_threshold):
             mallopt(threshold, 2**31 - 1)  # the most that it takes
+        arena_max = -8  # M_ARENA_MAX
+        mallopt(arena_max, 1)

@@ -279,8 +279,17 @@ def _bring_up_to_date(index: "ImageIndex") -> None:
         return
     if update.encoded or update.known or update.removed:
         _say(f"{index.folder}: index brought up to date: {_counts(update)}")
+        _tell_of_passed_over(index.folder)
     if update.errors:
         _say(f"{index.folder}: {len(update.errors)} files can't be read; `python -m retrieval index` lists them")
+
+
+def _tell_of_passed_over(folder: Path) -> None:
+    from datamodules.images import list_files, passed_over
+
+    note = passed_over(folder, list_files(folder)[1])
+    if note is not None:
+        _say(printable(note))
 
 
 def _counts(update: "Update") -> str:
@@ -314,11 +323,7 @@ def _report(options: argparse.Namespace, location: "Location", update: "Update")
     Raises:
         UserError: Some can't be read, and that is to be an error.
     """
-    from datamodules.images import list_files, passed_over
-
-    note = passed_over(options.folder, list_files(options.folder)[1])
-    if note is not None:
-        _say(printable(note))
+    _tell_of_passed_over(options.folder)
     if options.json:
         print(json.dumps({**vars(update), "index": str(location)}), flush=True)
     else:

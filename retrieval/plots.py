@@ -87,7 +87,10 @@ def _draw_query(query: Query) -> Image.Image:
 
 
 def _draw_example(example: Example) -> Image.Image:
-    image = (example.image if isinstance(example.image, Image.Image) else _read(Path(example.image))).convert("RGB")
+    if isinstance(example.image, Image.Image):
+        image = example.image.convert("RGB")
+    else:
+        image = read_image(Path(example.image), channels=3, all_pixels=example.region is not None)
     if example.region is not None:
         pale = Image.blend(image, Image.new("RGB", image.size, "white"), 0.7)
         pale.paste(example.cut(image), example.region[:2])
@@ -101,13 +104,9 @@ def _draw_example(example: Example) -> Image.Image:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    image = _read(path)
+    image = read_image(path, channels=3)
     image.thumbnail((SIDE, SIDE))
     return image
-
-
-def _read(path: Path) -> Image.Image:
-    return read_image(path, channels=3)
 
 
 def plot_findings(folder: Path, findings: Sequence[Finding], most: int = 40) -> Figure:

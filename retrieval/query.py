@@ -104,8 +104,11 @@ def read_example(example: Example, encoder: Encoder) -> tuple[Pixels, bytes | No
         return encoder.prepare(example.cut(image)), None
     path = Path(example.image)
     data = read_bytes(path)
-    side = encoder.max_side if example.region is None else None
-    return encoder.prepare(example.cut(decode_image(data, path, encoder.channels, side))), digest(data)
+    if example.region is None:
+        image = decode_image(data, path, encoder.channels, encoder.max_side)
+    else:
+        image = decode_image(data, path, encoder.channels, all_pixels=True)
+    return encoder.prepare(example.cut(image)), digest(data)
 
 
 def encode_queries(queries: Iterable[Query], encoder: Encoder) -> tuple[Vectors, list[set[bytes]]]:

@@ -142,9 +142,9 @@ def write_bomb(path):
     ("write", "reason"),
     [
         (lambda path: path.write_bytes(b""), "empty file"),
-        (lambda path: path.write_text("not a picture"), "cannot identify image file"),
+        (lambda path: path.write_text("not a picture"), "not an image of a format that is read"),
         (write_truncated, "truncated"),
-        (write_bomb, "decompression bomb"),
+        (write_bomb, "20000 × 20000 pixels are 400 megapixels, more than the 256 .* DIGITDOODLE_MAX_MEGAPIXELS"),
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "is a directory"),
         (lambda path: Image.new("F", (4, 4)).save(path, format="TIFF"), "floating-point"),
@@ -196,13 +196,13 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path):
     draw_digit(1, 1).save(tmp_path / "a.jfif", format="JPEG")
     draw_digit(1, 1).save(tmp_path / "real" / "b.JPE", format="JPEG")
     (tmp_path / "sub" / "link").symlink_to(tmp_path / "real")
-    for name in ("1.heic", "2.heic", "sub/3.HEIC", "sub/10.heic", "notes.txt", "README", ".hidden", "Thumbs.db"):
+    for name in ("1.psd", "2.psd", "sub/3.PSD", "sub/10.psd", "notes.txt", "README", ".hidden", "Thumbs.db"):
         (tmp_path / name).touch()
     images, passed = list_files(tmp_path)
     assert [path.name for path in images] == ["a.jfif", "b.JPE"]
     assert read_image(images[0], 1).size == (20, 20)
     assert passed_over(tmp_path, passed) == (
-        f"{tmp_path}: passed over 4 .heic files, which are not read as images (1.heic, 2.heic, sub/3.HEIC, …); "
+        f"{tmp_path}: passed over 4 .psd files, which are not read as images (1.psd, 2.psd, sub/3.PSD, …); "
         "1 .txt files, which are not read as images (notes.txt); 1 files without an extension (README); "
         "1 links to folders, which are not followed (sub/link)"
     )

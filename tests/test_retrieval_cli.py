@@ -331,7 +331,7 @@ def failure_after_work(capsys, *args):
     [
         (["index", "missing"], "missing: no such folder"),
         (["index", "query_images/sky_30.jpg"], "sky_30.jpg: not a folder"),
-        (["index", "empty"], "empty: no images in this folder (.bmp, .gif"),
+        (["index", "empty"], "empty: no images in this folder (.avif, .bmp"),
         (["index", "empty", "--weights", "missing"], "empty: no images in this folder"),
         (["query", "sky_30.jpg", "--database", "missing"], "missing: no such folder"),
         (["query", "no.jpg", "--database", "photos"], "no such image: no.jpg, query_images/no.jpg"),

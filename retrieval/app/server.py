@@ -11,7 +11,6 @@ from gradio.exceptions import ServerFailedToStartError
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from PIL import Image
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +19,6 @@ from datamodules.errors import UserError, reason
 from retrieval.app.page import CSS, THEME
 
 MAX_BYTES = 20 << 20  # of a request
-MAX_PIXELS = 50_000_000  # of an image
 MAX_THREADS = 16  # requests that are worked on at the same time
 MAX_SESSIONS = 200  # pages that are remembered: each keeps some 40 kB
 MAX_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
@@ -199,7 +197,6 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
     Raises:
         UserError: The port or host is not available.
     """
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many, and warns in between
     hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
     middleware = [Middleware(Guard, hosts=hosts, limit=MAX_REQUESTS)]
     page.queue(max_size=1000)
