@@ -15,7 +15,7 @@ PAPER = 280  # side of the drawing, in pixels
 # Clearing puts the brush away, and takes it up again only with new paper, under which the first strokes would vanish.
 TAKE_BRUSH = """() => {
     document.querySelector('#canvas button[aria-label="Brush"]').click()
-    return [null, null, []]
+    return [{}, null, []]
 }"""
 
 
@@ -28,7 +28,7 @@ def recognise_tab(recogniser: Recogniser) -> None:
                 paper,  # with a background, the brush is ready at once
                 canvas_size=(PAPER, PAPER),
                 fixed_canvas=True,
-                height=420,
+                height=400,
                 layers=False,
                 transforms=(),
                 sources=(),  # or else it waits for an upload
@@ -54,6 +54,7 @@ def recognise_tab(recogniser: Recogniser) -> None:
                 label="Most similar training images",
                 columns=2,
                 format="png",
+                visible=False,
                 elem_id="similar",
                 **GALLERY,
             )
@@ -70,7 +71,7 @@ def recognise_tab(recogniser: Recogniser) -> None:
         if result is None:
             return None, None, [], told
         images = [(enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
-        return result.probabilities, enlarged(result.seen), images, told
+        return result.probabilities, enlarged(result.seen), gr.Gallery(images, visible=bool(images)), told
 
     def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
         drawn = look(drawing and drawing["composite"])

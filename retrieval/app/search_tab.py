@@ -1,5 +1,6 @@
 """The tab that searches: with an image, a part of one, several together, or several one by one."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -212,8 +213,12 @@ def _chosen(paths: Sequence[Path], chosen: gr.SelectData) -> Path:
     place = chosen.index
     if not isinstance(place, int) or not 0 <= place < len(paths):
         raise UserError("That image is no longer shown: search again.")
-    thumbnail(paths[place])
-    return paths[place]
+    path = paths[place]
+    try:
+        thumbnail(path)
+    except ImageError as error:
+        raise UserError(str(error).removeprefix(f"{path.parent}{os.sep}")) from error
+    return path
 
 
 def _search(

@@ -33,14 +33,6 @@ def draw(page: Page, digit: int) -> None:
         page.mouse.up()
 
 
-def clear(page: Page) -> None:
-    """Clear the canvas, and wait until the server has sent new paper."""
-    with page.expect_response(lambda response: "/file=" in response.url and "image" in response.url):
-        page.get_by_label("Clear canvas").click()
-    page.get_by_text("select the draw tool").wait_for(state="hidden")
-    page.wait_for_timeout(1000)
-
-
 def recognised(page: Page) -> str | None:
     """What the page says once it says the same for a while: it goes on recognising while one draws."""
     said = [None]
@@ -66,9 +58,32 @@ def test_drawn_digits_are_recognised(page):
             page.locator("#seen img").first.wait_for()
             page.locator("#similar img").nth(3).wait_for()
             assert len(page.locator("#probabilities .confidence-set").all()) == 10
-        clear(page)
+        page.get_by_label("Clear canvas").click()  # the next digit is drawn at once
     right = [answer == str(digit) for digit, answer in zip(STROKES, answers, strict=True)]
     assert sum(right) >= 9, answers
+
+
+def test_strokes_that_are_drawn_at_once_after_clear_stay(page):
+    page.get_by_role("tab", name="Recognise").click()
+    page.locator("#canvas canvas").first.wait_for()
+    page.wait_for_timeout(1000)
+    draw(page, 2)
+    page.locator("#seen img").wait_for()
+    page.get_by_label("Clear canvas").click()
+    page.locator("#seen img").wait_for(state="detached")
+    draw(page, 7)
+    page.wait_for_timeout(3000)  # in which no paper is laid over it
+    page.locator("#seen img").wait_for()
+
+
+def test_a_sketch_and_what_is_said_of_it_are_in_one_window(page):
+    page.get_by_role("tab", name="Recognise").click()
+    page.locator("#canvas canvas").first.wait_for()
+    page.wait_for_timeout(1000)
+    draw(page, 2)
+    page.locator("#seen img").wait_for()
+    seen = page.locator("#seen img").bounding_box()
+    assert seen["y"] + seen["height"] < 900
 
 
 def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(page, recogniser, tmp_path):

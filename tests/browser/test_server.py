@@ -30,6 +30,7 @@ from retrieval import cli
 from retrieval.app.page import build_page
 from retrieval.app.search_tab import find_samples
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
+from retrieval.query import Example
 from tests.browser.conftest import free_port
 from tests.conftest import draw_photo, start
 from tests.test_lines import sheet
@@ -44,6 +45,11 @@ def test_the_same_functions_are_an_api(address, collection, index, recogniser, t
     expected = index.search(query, k=3)
     assert [one["file"] for one in found] == [str(match.path.relative_to(index.folder)) for match in expected]
     assert [one["distance"] for one in found] == pytest.approx([match.distance for match in expected], abs=1e-5)
+    part = client.predict(handle_file(str(query)), 1, "any label", 2, "0,0,40,30", api_name="/search")
+    (match,) = index.search(Example(query, (0, 0, 40, 30)), k=1)
+    assert part == [
+        {"file": str(match.path.relative_to(index.folder)), "distance": match.distance, "label": match.label}
+    ]
     digit = tmp_path / "digit.png"
     Image.fromarray(recogniser.train_set[0].images[0, 0].numpy()).save(digit)
     said = client.predict(handle_file(str(digit)), api_name="/recognise")
@@ -82,6 +88,8 @@ def assert_serving(address: str, collection: Path) -> None:
         ([21, "any label", 2], "must lie in 1 to 20"),
         (["four", "any label", 2], "must lie in 1 to 20"),
         ([4, "any label", "far"], "must be a number"),
+        ([4, "any label", 2, "0,0,40"], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 0,0,40"),
+        ([4, "any label", 2, "0,0,4000,30"], "sky_30.jpg: the region 0,0,4000,30"),
         ([4, "no such label", 2], "no image has the label no such label"),
     ],
 )
