@@ -87,6 +87,11 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
                     elem_id="threshold",
                 )
                 label = gr.Dropdown([ANY], value=ANY, label="Label", elem_id="label")
+                similar = gr.Checkbox(
+                    label="Only what is similar",
+                    info="leaves out what is no closer than chance",
+                    elem_id="similar",
+                )
                 explained = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
             status = gr.Textbox(
                 "Choose a query image.", label="Result", interactive=False, elem_id="status", lines=1, max_lines=6
@@ -102,7 +107,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     # What is searched with, and the path of each image in the gallery: no client gets to choose them.
     question, found = gr.State(Question()), gr.State([])
     asked = [question, query, part, kept, like, unlike, several]
-    settings = [k, label, threshold, explained]
+    settings = [k, label, threshold, similar, explained]
 
     def show(question: Question, *options: Any) -> tuple[str, Any, Any]:
         return _show(index, question, *options)
@@ -141,7 +146,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     if samples:
         ask(offered.select, choose_sample)
     gr.on(
-        [k.input, label.input, threshold.input, explained.input],
+        [k.input, label.input, threshold.input, similar.input, explained.input],
         show,
         [question, *settings],
         [status, shown, found],
@@ -151,9 +156,11 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     )
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
 
-    def answer(image: Upload, count: float, wanted: str, largest: float | None, text: str) -> list[dict[str, Any]]:
+    def answer(
+        image: Upload, count: float, wanted: str, largest: float | None, text: str, close: bool
+    ) -> list[dict[str, Any]]:
         try:
-            matches = _search(index, [Example(stored(image), _region(text))], count, wanted, largest)
+            matches = _search(index, [Example(stored(image), _region(text))], count, wanted, largest, close)
         except UserError as error:
             raise gr.Error(sentence(error, index), print_exception=False) from error
         return [
@@ -161,7 +168,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
         ]
 
     description = "The images that are most similar to an image, or to a part of it: file, distance, label."
-    publish("search", description, answer, [query, k, label, threshold, part])
+    publish("search", description, answer, [query, k, label, threshold, part, similar])
 
 
 def _asked(step: Callable[[], Question]) -> tuple[Any, ...]:
@@ -222,18 +229,30 @@ def _chosen(paths: Sequence[Path], chosen: gr.SelectData) -> Path:
 
 
 def _search(
-    index: ImageIndex, examples: list[Example], k: float, label: str | None, threshold: float | None
+    index: ImageIndex,
+    examples: list[Example],
+    k: float,
+    label: str | None,
+    threshold: float | None,
+    similar: bool,
 ) -> list[Match]:
     if not isinstance(k, int | float) or not 1 <= k <= MAX_MATCHES:
         raise UserError(f"the number of matches must lie in 1 to {MAX_MATCHES}")
     if not isinstance(threshold, int | float | None):
         raise UserError("the largest distance must be a number, or empty")
-    matches = index.search(examples, int(k), label=None if label in (None, ANY) else label)
+    wanted = None if label in (None, ANY) else label
+    matches = index.search(examples, int(k), label=wanted, max_distance="auto" if similar else None)
     return [match for match in matches if threshold is None or match.distance <= threshold]
 
 
 def _show(
-    index: ImageIndex, question: Question, k: int, label: str, threshold: float | None, explained: bool
+    index: ImageIndex,
+    question: Question,
+    k: int,
+    label: str,
+    threshold: float | None,
+    similar: bool,
+    explained: bool,
 ) -> tuple[str, Any, Any]:
     """Text, gallery, and the path of each image in it; several queries are rows that begin with the query."""
     if question.corner is not None:
@@ -249,7 +268,7 @@ def _show(
         first = Path(str(examples[0].image))
         name = describe([_named(example) for example in examples])
         try:
-            matches = _search(index, examples, k, label, threshold)
+            matches = _search(index, examples, k, label, threshold, similar)
             row = [(thumbnail(first), f"Query\n{name}")] if rows else []
             picture = explainer(examples, index.encoder, THUMBNAIL) if explained else thumbnail
             row += [_shown(match, picture, index) for match in matches]

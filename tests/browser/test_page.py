@@ -69,6 +69,8 @@ def test_number_label_distance_and_explanation_are_settings(page, collection):
     wait_for_status(page, "No match")
     page.locator("#threshold input[type=number]").fill("")  # no limit
     wait_for_status(page, "2 matches")
+    page.get_by_label("Only what is similar").check()
+    wait_for_status(page, "fewer than 20 different images: too few to tell a match from chance")
 
 
 def test_several_queries_are_rows_in_place_of_one(page, collection):
