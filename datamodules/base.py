@@ -20,7 +20,7 @@ from datamodules.errors import UserError
 from datamodules.imports import class_path
 from datamodules.loading import batches, repeat_rare
 from datamodules.normalizer import DigitNormalizer
-from datamodules.splits import read_split, split, write_split
+from datamodules.splits import read_split, split, split_into_folds, write_split
 
 
 class BaseDataModule(LightningDataModule):
@@ -131,6 +131,9 @@ class ImageDataModule(BaseDataModule):
         balance: Train on each class equally often: an epoch is as long as without, and takes the images of rare classes
             several times, each time augmented anew, and others of the common classes each time. Images that show none
             of the classes count as a class of their own.
+        folds: Cross-validation: the images are split into so many parts, class by class, of which one is validated and
+            the others are trained on; None or 0 holds out ``val_fraction``.
+        fold: Which part is validated, from 1; None lets ``fit`` train a network for each.
 
     Raises:
         UserError: An argument is out of its range.
@@ -150,10 +153,19 @@ class ImageDataModule(BaseDataModule):
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = None,
         balance: bool = False,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__(val_fraction, split_seed, batch_size, augmentation)
         if in_channels not in (1, 3):
             raise UserError(f"in_channels must be 1 (grey) or 3 (colour), got {in_channels}")
+        if folds and folds < 2:
+            raise UserError(f"folds must be at least 2, or 0 for none, got {folds}")
+        if fold is not None and not 1 <= fold <= (folds or 0):
+            raise UserError(f"fold must be one of the folds, 1 to {folds or 0}, got {fold}; data.folds says how many")
+        if folds and split_file is not None:
+            raise UserError("folds and split_file both say what is validated: leave one of them out")
+        self.folds, self.fold = folds, fold
         self.in_channels = in_channels
         self.classes = None if classes is None else [str(name) for name in classes]
         self.split_file = split_file
@@ -217,7 +229,9 @@ class ImageDataModule(BaseDataModule):
         return self._batches(self._drawn, run_seed(), self._drawn.labels if self.balance else None)
 
     def _split(self, collection: Collection) -> npt.NDArray[np.bool_]:
-        if self.split_file is None and collection.in_validation is not None:
+        if self.split_file is None and self.folds:
+            in_validation = self._validated_fold(collection)
+        elif self.split_file is None and collection.in_validation is not None:
             in_validation = collection.in_validation
             trained = {image.tobytes() for image in collection.digests[~in_validation]}
             copies = sum(image.tobytes() in trained for image in collection.digests[in_validation])
@@ -233,6 +247,21 @@ class ImageDataModule(BaseDataModule):
                 names = ", ".join(self.class_names[label] for label in sorted(missing))
                 raise UserError(f"no image is left to {side} of class {names}: it needs more different images")
         return in_validation
+
+    def _validated_fold(self, collection: Collection) -> npt.NDArray[np.bool_]:
+        """(N,), bool: the images of the fold."""
+        if collection.in_validation is not None:
+            raise UserError("data.folds splits the images, but these come with others to validate on: leave one out")
+        if self.fold is None:
+            raise UserError(f"name one of the {self.folds} folds to validate on: data.fold, from 1")
+        assert self.folds is not None
+        fold_of = split_into_folds(collection.labels, collection.digests, self.folds, self.split_seed)
+        for label, name in enumerate(self.class_names):
+            found = len(set(fold_of[collection.labels == label]))
+            if found < self.folds:
+                raise UserError(f"class {name} has {found} different images, too few for {self.folds} folds")
+        validated: npt.NDArray[np.bool_] = fold_of == self.fold
+        return validated
 
     def save_split(self, path: Path) -> None:
         """Write ``split.csv``: file, label and subset of every image, for ``split_file`` to read."""

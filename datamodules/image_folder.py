@@ -45,6 +45,8 @@ class ImageFolderDataModule(ImageDataModule):
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
         balance: Train on each class equally often, those of rare classes several times an epoch.
+        folds: Cross-validation by so many parts of the images; None or 0 holds out ``val_fraction``.
+        fold: Which of them is validated, from 1; null lets ``fit`` train a network for each.
         on_unreadable: What to do with files that are broken or no images: ``error`` ends the command with the
             list of them, ``skip`` goes on without them and lists them.
         cache_dir: Where the decoded images are kept for the next start; null is ``~/.cache/digitdoodle``.
@@ -69,6 +71,8 @@ class ImageFolderDataModule(ImageDataModule):
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = Augmentation(),
         balance: bool = False,
+        folds: int | None = None,
+        fold: int | None = None,
         on_unreadable: str = "error",
         cache_dir: str | None = None,
         max_ram_share: float = 0.25,
@@ -82,6 +86,8 @@ class ImageFolderDataModule(ImageDataModule):
             batch_size=batch_size,
             augmentation=augmentation,
             balance=balance,
+            folds=folds,
+            fold=fold,
         )
         if image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, got {image_size}")

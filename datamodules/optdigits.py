@@ -22,6 +22,8 @@ class OptDigitsDataModule(ImageDataModule):
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
         balance: Train on each class equally often, those of rare classes several times an epoch.
+        folds: Cross-validation by so many parts of the images; None or 0 holds out ``val_fraction``.
+        fold: Which of them is validated, from 1; null lets ``fit`` train a network for each.
 
     Raises:
         UserError: An argument is out of its range.
@@ -36,6 +38,8 @@ class OptDigitsDataModule(ImageDataModule):
         batch_size: int = 64,
         augmentation: BaseAugmentation | None = Augmentation(),
         balance: bool = False,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__(
             in_channels=1,
@@ -46,6 +50,8 @@ class OptDigitsDataModule(ImageDataModule):
             batch_size=batch_size,
             augmentation=augmentation,
             balance=balance,
+            folds=folds,
+            fold=fold,
         )
 
     @property

@@ -47,6 +47,50 @@ def split(
     Raises:
         UserError: A class would have no image left on one of the sides.
     """
+    queues = _queues(labels, digests, seed)
+    in_validation = np.zeros(len(labels), np.bool_)
+    for label, target in _shares(labels, val_fraction).items():
+        queue = queues[label]
+        chosen = 0
+        for rows in queue[: len(queue) - 1]:  # at least one image is left to train on
+            if chosen >= max(target, 1):
+                break
+            in_validation[rows] = True
+            chosen += len(rows)
+    return in_validation
+
+
+def split_into_folds(
+    labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint8], folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Choose the fold in which each image is validated: every class in equal parts, copies always in one fold.
+
+    The images of a class are taken in the order of ``split``'s queue; each goes to the fold with the fewest of its
+    class, among those to the one with the fewest of all.
+
+    Args:
+        labels: (N,), int64, the class of each image.
+        digests: (N, D), uint8, equal for byte-identical images.
+        folds: How many there are.
+        seed: Another seed gives other folds.
+
+    Returns:
+        (N,), int64: 1 to ``folds``.
+    """
+    fold_of = np.zeros(len(labels), np.int64)
+    of_all = [0] * folds
+    for _, queue in sorted(_queues(labels, digests, seed).items()):
+        of_class = [0] * folds
+        for rows in queue:
+            fold = min(range(folds), key=lambda fold: (of_class[fold], of_all[fold]))
+            fold_of[rows] = fold + 1
+            of_class[fold] += len(rows)
+            of_all[fold] += len(rows)
+    return fold_of
+
+
+def _queues(labels: npt.NDArray[np.int64], digests: npt.NDArray[np.uint8], seed: int) -> dict[int, list[list[int]]]:
+    """For each class the rows of its distinct images, copies together, in the order of a hash of seed and content."""
     copies: dict[bytes, list[int]] = defaultdict(list)
     for row, image in enumerate(digests):
         copies[image.tobytes()].append(row)
@@ -54,17 +98,7 @@ def split(
     for image, rows in copies.items():
         place = hashlib.blake2b(image, digest_size=DIGEST_BYTES, salt=seed.to_bytes(16, "little", signed=True))
         queues[int(labels[rows[0]])].append((place.digest(), rows))
-
-    in_validation = np.zeros(len(labels), np.bool_)
-    for label, target in _shares(labels, val_fraction).items():
-        queue = sorted(queues[label])
-        chosen = 0
-        for _, rows in queue[: len(queue) - 1]:  # at least one image is left to train on
-            if chosen >= max(target, 1):
-                break
-            in_validation[rows] = True
-            chosen += len(rows)
-    return in_validation
+    return {label: [rows for _, rows in sorted(queue)] for label, queue in queues.items()}
 
 
 def _shares(labels: npt.NDArray[np.int64], fraction: float) -> dict[int, int]:

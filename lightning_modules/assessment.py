@@ -80,16 +80,11 @@ def assess(model: Network, data: LightningDataModule) -> Assessment:
 @assess.register
 def _(model: Classifier, data: LightningDataModule) -> Assessment:
     found = score(model, data, calibrate=True)
-    counts = found.confusion.sum(dim=1)
-    per_class = found.confusion.diag() / counts
     images = _images(data) or gather(data.val_dataloader())
     return Assessment(
         int(found.right.sum()),
         len(found.right),
-        {
-            "val_accuracy_per_class": dict(zip(model.class_names, per_class.tolist(), strict=True)),
-            "val_images_per_class": dict(zip(model.class_names, counts.tolist(), strict=True)),
-        },
+        found.by_class(model.class_names),
         {
             "confusion_matrix": plot_confusion_matrix(found, model.class_names),
             "mistakes": plot_mistakes(images, found, model.class_names),

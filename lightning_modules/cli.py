@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -34,6 +35,7 @@ from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import known_class
 from lightning_modules.commands.predict import plot_predictions, predict_files, write_predictions
 from lightning_modules.first_configs import CONTRACT, with_first_configs
+from lightning_modules.folds import Folds
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.network import Network
 from lightning_modules.run import Run
@@ -48,6 +50,7 @@ IGNORED_WARNINGS = (
     "The dirpath has changed from",  # a resumed run has a folder of its own
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
     "Checkpoint directory .* exists and is not empty",
+    "Experiment logs directory .* exists and is not empty",  # of a fold that goes on
     ".*configure_optimizers` will be overridden by",  # as was asked for by --optimizer
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
@@ -60,6 +63,8 @@ TRAINER_COMMANDS = {
     "test": {"verbose"},
     "predict": {"return_predictions"},
 }
+
+MACHINE = {"accelerator", "devices", "num_nodes", "strategy"}  # what of the Trainer may change from fold to fold
 
 read_configs_as_meant()
 for name in datamodules.__all__:  # to be found by name on the command line
@@ -77,6 +82,7 @@ class DigitDoodleCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self.run: Run | None = None
         self.report: RunReport | None = None
+        self.folds: Folds | None = None
         super().__init__(
             Network,
             None,
@@ -166,6 +172,7 @@ class DigitDoodleCLI(LightningCLI):
                 raise UserError(f"model.{name} follows from the data and can't be set; remove it")
         if self.subcommand == "fit":
             check_optimizer(config)
+            self.folds = self._plan_folds(config)
         else:
             self.save_config_callback = None
         if self.subcommand == "predict":
@@ -179,7 +186,12 @@ class DigitDoodleCLI(LightningCLI):
                 )
 
     def instantiate_classes(self) -> None:
-        """Make datamodule, network and Trainer; the network notes an optimiser that is chosen in place of its own."""
+        """Make datamodule, network and Trainer, for each fold anew.
+
+        The network notes an optimiser that is chosen in place of its own.
+        """
+        if self.folds is not None and self.config.fit.data.init_args.fold is None:
+            return
         super().instantiate_classes()
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.get("optimizer"):
@@ -207,10 +219,11 @@ class DigitDoodleCLI(LightningCLI):
             # A logger would leave an empty run folder behind.
             callbacks = [*callbacks, interrupt]
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
-        name = self.config[self.subcommand].name or type(self.model).__module__.rpartition(".")[2]
-        first = getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it before the Trainer exists
-        run = Run.create(Path(config["default_root_dir"]), name, make=first)
-        self.run = run if first else None
+        if self.folds is None:
+            run = self._create_run(type(self.model))
+        else:
+            run = self.folds.runs[self.config.fit.data.init_args.fold]
+        self.run = run if _is_first() else None
         self.report = RunReport(run)
         kwargs["default_root_dir"] = str(run.folder)  # for what else the Trainer and its callbacks may write
         if config["logger"] in (None, True):
@@ -224,6 +237,70 @@ class DigitDoodleCLI(LightningCLI):
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _create_run(self, network: type) -> Run:
+        config = self.config.fit
+        name = config.name or network.__module__.rpartition(".")[2]
+        return Run.create(Path(config.trainer.default_root_dir), name, make=_is_first())
+
+    def _plan_folds(self, config: Any) -> Folds | None:
+        """The folds that are trained one after the other, if there are any: in a new folder, or in that to go on in."""
+        arguments = config.data.get("init_args") or {}
+        count, path = arguments.get("folds") or 0, config.get("ckpt_path")
+        if count < 2 or arguments.get("fold", 0) is not None:
+            if path and Path(path).is_dir():
+                raise UserError(f"{path}: not a run of folds; name a checkpoint in it")
+            return None
+        if config.trainer.fast_dev_run or config.trainer.barebones:
+            raise UserError("a trial leaves no run, which each of data.folds needs: try one of them, --data.fold 1")
+        if path and not Path(path).is_dir():
+            raise UserError(f"{path}: no run of folds, each of which starts from nothing; or name one, --data.fold 1")
+        settings = without_enums(config)
+        if not path:
+            network = known_class(Network, config.model.class_path, Path("--model"))
+            folds = Folds(self._create_run(network).folder, count)
+            if _is_first():
+                self._parser("fit").save(settings, folds.config, skip_none=False, overwrite=True)
+            return folds
+        folds = Folds(Path(path), count)
+        before = yaml.safe_load(folds.config.read_text(encoding="utf-8"))
+        now = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
+        for trainer in (before.get("trainer", {}), now["trainer"]):
+            for name in MACHINE:
+                trainer.pop(name, None)
+        changed = [name for name in before if name != "ckpt_path" and before[name] != now.get(name)]
+        if changed:
+            raise UserError(f"{path}: began with other settings: {', '.join(changed)}; leave them or start a new run")
+        return folds
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command, ``fit`` for one fold after the other (Lightning 2.6 has no public name for this)."""
+        if self.folds is None:
+            super()._run_subcommand(subcommand)
+            return
+        folds, config = self.folds, self.config.fit
+        try:
+            for fold in folds.left():
+                rank_zero_info(f"Fold {fold} of {len(folds.runs)}")
+                last = folds.last_checkpoint(fold)
+                if _is_first() and last is None:
+                    folds.start_again(fold)
+                config.data.init_args.fold, config.ckpt_path = fold, last
+                self._set_seed()
+                self.instantiate_classes()
+                super()._run_subcommand(subcommand)
+                if _is_first():
+                    if self.report is None or self.report.summary is None:
+                        raise UserError(f"fold {fold} has no result: nothing was validated, or no checkpoint was kept")
+                    folds.finish(fold, self.report.summary)
+        except BaseException:
+            if _is_first():
+                folds.discard()
+                if folds.folder.exists():
+                    rank_zero_info(f"To go on: fit --ckpt_path {printable(str(folds.folder))}")
+            raise
+        if _is_first():
+            print(folds.report(_device(config.trainer.accelerator)))
 
     def _discard(self) -> None:
         """Leave nothing of a run that has come to nothing."""
@@ -239,7 +316,7 @@ class DigitDoodleCLI(LightningCLI):
             self._discard()
             raise
         finally:
-            if self.report is not None and self.report.summary is not None:
+            if self.report is not None and self.report.summary is not None and self.folds is None:
                 print(describe(self.report.summary))
 
     def validate(self, **kwargs: Any) -> None:
@@ -357,6 +434,11 @@ def keep_integers(parser: LightningArgumentParser) -> None:
     for action in parser._actions:
         if vars(action).get("_typehint") == int | float | None:
             vars(action)["_typehint"] = int | float | None
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes: Lightning says so before the Trainer exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _with_imports(args: ArgsType) -> ArgsType:

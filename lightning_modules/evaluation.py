@@ -58,6 +58,15 @@ class Predictions:
         pairs = self.labels * classes + self.predicted
         return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
+    def by_class(self, class_names: list[str]) -> dict[str, dict[str, Any]]:
+        """What a summary says of each class: its accuracy, nan where it has no images, and how many it has."""
+        counts = self.confusion.sum(dim=1)
+        accuracies = self.confusion.diag() / counts
+        return {
+            "val_accuracy_per_class": dict(zip(class_names, accuracies.tolist(), strict=True)),
+            "val_images_per_class": dict(zip(class_names, counts.tolist(), strict=True)),
+        }
+
 
 @torch.inference_mode()
 def evaluate(model: Classifier, images: ImageDataset | Iterable[Any], batch_size: int = 64) -> Predictions:

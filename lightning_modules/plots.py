@@ -68,7 +68,7 @@ def plot_classes(
         most: Show no more classes than this, the rarest.
     """
     shown = np.argsort(train, kind="stable")[:most]
-    figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8, 1.6 + 0.25 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(shown))
     axes.barh(places, train[shown], label="training")
@@ -78,7 +78,8 @@ def plot_classes(
     axes.set_yticks(places, [short_name(class_names[row]) for row in shown], parse_math=False)
     axes.set(xlabel="images", ylim=(len(shown) - 0.4, -0.6))
     axes.margins(x=0.12)  # for the numbers
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2)
     left_out = f", the {most} rarest of {len(train)}" if len(train) > most else ""
     axes.set_title(f"Images of each class{left_out}")
     return figure

@@ -23,7 +23,7 @@ FOLDERS = ("root", "val_root", "test_root", "cache_dir", "strings", "test_string
 
 
 class Run:
-    """A run folder, ``runs/NAME/version_N``: where everything is in it.
+    """A run folder, ``runs/NAME/version_N`` or a fold in one: where everything is in it.
 
     Args:
         folder: The folder, which need not be there.
@@ -82,10 +82,11 @@ class Run:
         """Those that write the metrics into the folder: as CSV, and for TensorBoard."""
         # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+        kind, _, number = self.folder.name.rpartition("_")
         where: dict[str, Any] = {
             "save_dir": str(self.folder.parent.parent),
             "name": self.folder.parent.name,
-            "version": int(self.folder.name.rpartition("_")[2]),
+            "version": int(number) if kind == "version" else self.folder.name,
         }
         return [CSVLogger(**where), TensorBoardLogger(**where)]
 

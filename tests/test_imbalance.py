@@ -147,6 +147,6 @@ def test_a_mistake_about_rare_classes_is_one_clear_line(workplace, capsys, optio
 @pytest.mark.torchrun
 def test_two_processes_balance_together(unequal):
     process = start("fit", "--config", TINY, "--data.balance", "true", "--data.batch_size", "5", *DDP)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert out.count("validation accuracy") == 1
