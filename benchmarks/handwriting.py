@@ -17,7 +17,8 @@ from torchvision.datasets import MNIST
 from benchmarks.harness import Measurement, Options, say
 from datamodules.image_files import ImageFileDataset
 from datamodules.images import find_images
-from lightning_modules.calibration import expected_calibration_error, refusal
+from lightning_modules.answers import refusal
+from lightning_modules.calibration import expected_calibration_error
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.embedded import EMBEDDED
 

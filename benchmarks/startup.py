@@ -3,8 +3,11 @@
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+from sklearn.datasets import load_digits
+
 from benchmarks.data import photo_folder
-from benchmarks.harness import Measurement, Options, in_turn, run_process
+from benchmarks.harness import Measurement, Options, has, in_turn, run_process
 
 FORWARD = """
 import torch, torchvision
@@ -32,8 +35,23 @@ def run(options: Options) -> list[Measurement]:
         },
         options.repeats,
     )
+    answering = Measurement("`python -m lightning_modules predict --images FILE`, by the package's network", "s")
+    with tempfile.TemporaryDirectory() as directory:
+        picture = Path(directory) / "digit.png"
+        Image.fromarray(load_digits().images[0].astype("uint8") * 15).save(picture)
+        predict = ("-m", "lightning_modules", "predict", "--images", str(picture))
+        if has("onnxruntime", "dev"):
+            in_turn(
+                answering,
+                {
+                    "ours": lambda: seconds(*predict),
+                    "by PyTorch": lambda: seconds(*predict, "--trainer.accelerator", "cpu"),
+                    "imports": lambda: seconds("-c", "import scipy.ndimage, PIL.Image, onnxruntime, tqdm"),
+                },
+                1 if options.smoke else options.repeats,
+            )
     if options.smoke:  # starting each of the others takes seconds
-        return [searching]
+        return [searching, answering]
     training = Measurement("`python -m lightning_modules --help`", "s")
     in_turn(
         training,
@@ -65,4 +83,4 @@ def run(options: Options) -> list[Measurement]:
             },
             options.repeats,
         )
-    return [training, searching, cold]
+    return [training, searching, answering, cold]

@@ -1,78 +1,27 @@
 """Image files without labels, to be predicted."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.dataset import Batch, BatchDataset
-from datamodules.images import ImageError, named_images, read_image
+from datamodules.images import named_images
 from datamodules.loading import ShardSampler, keep_batch
-from datamodules.normalizer import DigitNormalizer, Seen, max_side, normalize
+from datamodules.normalizer import DigitNormalizer
+from datamodules.picture_files import PictureFiles
 
 
-class ImageFileDataset(BatchDataset):
-    """Image files, decoded when they are asked for.
-
-    Args:
-        paths: The files.
-        image_size: Images are resized to this many pixels square.
-        in_channels: 1 gives grey images, 3 colour.
-        normalizer: How the digits of the network's training images lie; None resizes images, no more.
-
-    Attributes:
-        errors: What is wrong with each file that could not be read, by its index. Its pixels are zero.
-        digits: How many digits each file that was read shows, by its index.
-    """
-
-    def __init__(
-        self, paths: list[Path], image_size: int, in_channels: int, normalizer: DigitNormalizer | None = None
-    ) -> None:
-        self.paths = paths
-        self.image_size = image_size
-        self.in_channels = in_channels
-        self.normalizer = normalizer
-        self.errors: dict[int, str] = {}
-        self.digits: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
+class ImageFileDataset(PictureFiles, BatchDataset):
+    """Image files in batches; the arguments are those of ``PictureFiles``."""
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Decode a batch in threads; the labels are -1."""
-        with ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(self._read, rows)))
-        labels = torch.full((len(rows),), -1)
-        return Batch(torch.from_numpy(images), labels, torch.as_tensor(rows))
-
-    def _read(self, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        try:
-            image = self.read(self.paths[index])
-        except ImageError as error:
-            self.errors[index] = str(error)
-            return np.zeros((self.in_channels, self.image_size, self.image_size), np.uint8)
-        seen = self.see(image)
-        self.digits[index] = seen.digits
-        return seen.pixels
-
-    def read(self, path: Path) -> Image.Image:
-        """A file as a picture of mode ``RGB``: faint ink may differ from its ground in colour alone.
-
-        Raises:
-            ImageError: It can't be read.
-        """
-        return read_image(path, channels=3, side=max_side(self.normalizer))
-
-    def see(self, image: Image.Image) -> Seen:
-        """A picture, of mode ``RGB``, as the network takes it."""
-        return normalize(image, self.image_size, self.in_channels, self.normalizer)
+        """Decode a batch; the labels are -1."""
+        return Batch(torch.from_numpy(self.pixels(rows)), torch.full((len(rows),), -1), torch.as_tensor(rows))
 
 
 class ImageFilesDataModule(LightningDataModule):

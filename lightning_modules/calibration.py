@@ -61,20 +61,6 @@ class Calibration(Temperature):
         self.limit.fill_(logits.logsumexp(dim=1).quantile(REFUSED, interpolation="lower"))
 
 
-def refusal(digits: int, familiarity: float) -> str:
-    """Why a picture is not one of the classes; empty if it is.
-
-    Args:
-        digits: How many it shows.
-        familiarity: How like the training images it is, in [0, 1].
-    """
-    if digits == 0:
-        return "nothing on it"
-    if digits > 1:
-        return f"{digits} digits: `python -m lightning_modules read` reads numbers"
-    return "unlike what was trained on" if familiarity < 0.5 else ""
-
-
 def with_calibration(state: Mapping[str, Tensor], default: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A classifier's state as it is now, also one from before it had a calibration, or one of temperature alone."""
     kept = {(f"{CALIBRATION}temperature" if name == "temperature" else name): value for name, value in state.items()}

@@ -1,6 +1,5 @@
 """Read checkpoints and exports: safely, and with everything that is needed to feed the network."""
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,21 +7,20 @@ from typing import Any, TypeVar
 import torch
 
 import datamodules
-from datamodules.errors import UserError, reason
+from datamodules.errors import UserError
 from datamodules.imports import OPTION, find_subclass
 from datamodules.normalizer import DigitNormalizer
 from datamodules.writing import atomic_write
 from lightning_modules import networks
 from lightning_modules.calibration import CALIBRATION
 from lightning_modules.classifier import Classifier
+from lightning_modules.exported import WEIGHTS, read_config
 from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
-from lightning_modules.weights import WEIGHTS, read_torch_file, read_weights
+from lightning_modules.weights import read_torch_file, read_weights
 
 T = TypeVar("T")
 N = TypeVar("N", bound=Network)
-
-CONFIG = "config.json"  # of an exported folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def load_network(path: Path, kind: type[N], device: torch.device | str = "cpu") 
         UserError: As ``read_checkpoint`` and ``read_config``; or the class that made it isn't imported, or is not of
             that kind; or the weights don't fit it.
     """
-    described = read_config(path) if path.is_dir() else read_checkpoint(path)
+    described = read_export(path) if path.is_dir() else read_checkpoint(path)
     model = build(described, path)
     if not isinstance(model, kind):
         raise UserError(f"{path}: a {type(model).__name__}, where a {kind.__name__} is expected")
@@ -134,18 +132,13 @@ def known_class(base: type[T], name: str, path: Path) -> type[T]:
     raise UserError(f"{path}: made with {name}, which is not imported; add {OPTION} {module}")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the ``config.json`` of an exported folder.
+def read_export(folder: Path) -> dict[str, Any]:
+    """What an exported folder says of its network, as ``read_checkpoint`` does.
 
     Raises:
-        UserError: It is not an exported folder, or a damaged one.
+        UserError: As ``read_config``.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if is_ours(config["model_class"]):
-            config["hyper_parameters"] = with_recipe(config["hyper_parameters"])
-    except OSError as error:
-        raise UserError(f"{folder}: not an exported network ({CONFIG}: {reason(error)})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG}: damaged ({error})") from error
-    return config  # type: ignore[no-any-return]
+    config = read_config(folder)
+    if is_ours(config["model_class"]):
+        config["hyper_parameters"] = with_recipe(config["hyper_parameters"])
+    return config

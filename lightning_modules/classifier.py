@@ -16,6 +16,7 @@ from datamodules.normalizer import DigitNormalizer
 from datamodules.strings import StringsDataModule
 from datamodules.text import printable
 from lightning_modules.calibration import Calibration
+from lightning_modules.exported import PROBABILITIES, SCORE
 from lightning_modules.network import Network
 from lightning_modules.recipe import Recipe
 
@@ -103,6 +104,11 @@ class Classifier(Network):
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, K), float32: class probabilities, calibrated by temperature."""
         return self.calibration.probabilities(self(images))
+
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """The probabilities, and the score: (B,), float32 in [0, 1], below 0.5 for what shows none of the classes."""
+        logits = self(images)
+        return {PROBABILITIES: self.calibration.probabilities(logits), SCORE: self.calibration.familiarity(logits)}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of (B, K) logits and (B,) labels, with label smoothing.

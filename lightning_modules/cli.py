@@ -22,25 +22,30 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules
 from datamodules.errors import UserError, exit_status
-from datamodules.figures import check_figure, save_figure
 from datamodules.imports import HELP, import_modules
 from datamodules.normalizer import DigitNormalizer
 from datamodules.text import as_table, printable
-from datamodules.writing import check_output
 from lightning_modules.arguments import as_meant, read_configs_as_meant
 from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
 from lightning_modules.checkpoint import known_class
-from lightning_modules.commands.predict import plot_predictions, predict_files, write_predictions
+from lightning_modules.commands.predict import (
+    add_options,
+    check_outputs,
+    predict_files,
+    resized_no_more,
+    write_answers,
+)
+from lightning_modules.exported import WEIGHTS
 from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.folds import Folds
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.network import Network
 from lightning_modules.run import Run
 from lightning_modules.summary import describe
-from lightning_modules.weights import WEIGHTS, read_weights
+from lightning_modules.weights import read_weights
 
 # Lightning warns of these; each is as it should be.
 IGNORED_WARNINGS = (
@@ -114,19 +119,7 @@ class DigitDoodleCLI(LightningCLI):
         """Add the options that ``predict`` alone has."""
         super().setup_parser(*args, **kwargs)
         predict = self._parser("predict")  # Lightning 2.6 has no public name for the parser of a command
-        predict.add_argument(
-            "--images", nargs="+", type=str, required=True, metavar="PATH", help="Image files, or folders of them."
-        )
-        predict.add_argument(
-            "--normalize",
-            type=Literal["auto", "none"],
-            default="auto",
-            help="Bring pictures of digits into the form of the images that the network was trained on, or not.",
-        )
-        predict.add_argument(
-            "--figure", type=str | None, default=None, help="A picture of what was found on each image (PNG, PDF, SVG)."
-        )
-        predict.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+        add_options(predict)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the data to the model, and add the options that are neither's."""
@@ -180,10 +173,7 @@ class DigitDoodleCLI(LightningCLI):
             normalizer = config.data.init_args.normalizer
             if config.normalize == "none" and normalizer is not None:
                 config.data.init_args.normalizer = None
-                rank_zero_info(
-                    "Pictures are resized, no more. Without --normalize none, the digit on each would be drawn as "
-                    f"those of the training images are: {DigitNormalizer.from_dict(dict(normalizer))}."
-                )
+                rank_zero_info(resized_no_more(DigitNormalizer.from_dict(dict(normalizer))))
 
     def instantiate_classes(self) -> None:
         """Make datamodule, network and Trainer, for each fold anew.
@@ -333,26 +323,16 @@ class DigitDoodleCLI(LightningCLI):
 
     def predict(self, ckpt_path: str, **kwargs: Any) -> None:
         """Classify image files and say where the result is."""
-        output = Path(self.config.predict.output)
-        check_output(output)
-        figure = Path(self.config.predict.figure) if self.config.predict.figure else None
-        if figure is not None:
-            check_figure(figure)
+        output, figure = Path(self.config.predict.output), self.config.predict.figure
+        figure = Path(figure) if figure else None
+        check_outputs(output, figure)
         export = Path(ckpt_path).is_dir()
         if export:
             self.model.load_state_dict(read_weights(Path(ckpt_path) / WEIGHTS))
         with self._running():
             predictions = predict_files(self.trainer, self.model, self.datamodule, None if export else ckpt_path)
         if self.trainer.is_global_zero:
-            write_predictions(output, predictions, self.model.class_names)
-            if figure is not None:
-                shown = plot_predictions(predictions, self.datamodule.predict_set, self.model.class_names)
-                save_figure(shown, figure)
-            refused = sum(bool(predictions.refusal(row)) for row in range(len(predictions.paths)))
-            aside = f", {refused} not taken for a digit" if refused else ""
-            print(f"{len(predictions.paths)} images{aside}: {printable(str(output))}")
-            if figure is not None:
-                print(f"figure: {printable(str(figure))}")
+            write_answers(predictions, self.datamodule.predict_set, self.model.class_names, output, figure)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ A network gives, for each column of a line, the probability of each sign and of 
 read from columns by leaving repetitions out, and then blanks.
 """
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -15,10 +14,9 @@ from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import WordErrorRate
 
 from datamodules.dataset import OUTLIER
-from datamodules.text import as_text
 from lightning_modules.calibration import Temperature
+from lightning_modules.ctc_decoding import BLANK, collapse
 
-BLANK = 0
 BLANK_WEIGHT = 0.3  # what a column without a sign counts, next to one with a sign
 
 
@@ -69,41 +67,7 @@ def alignment_losses(outputs: Tensor, labels: Tensor, middles: Tensor) -> Tensor
 
 def read_texts(outputs: Tensor) -> list[list[int]]:
     """The labels along each line, from the best sign of each column: (B, T, K + 1) -> B lists."""
-    best = outputs.argmax(dim=2)
-    begins = (best != F.pad(best, (1, 0), value=BLANK)[:, :-1]) & (best != BLANK)
-    return [(line[starts] - 1).tolist() for line, starts in zip(best.cpu(), begins.cpu(), strict=True)]
-
-
-def match_text(outputs: Tensor, pattern: re.Pattern[str], class_names: list[str], width: int = 64) -> list[int]:
-    """The likeliest text of a line that a pattern matches, by prefix beam search (Hannun et al. 2014).
-
-    Args:
-        outputs: (T, K + 1), float: scores of the blank and of each sign, column by column.
-        pattern: What the whole text must match.
-        class_names: The signs.
-        width: How many prefixes are kept from column to column; see https://arxiv.org/abs/1408.2873.
-
-    Returns:
-        Rows of ``class_names``; empty where none of the ``width`` likeliest texts matches.
-    """
-    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}  # ends in a blank, ends in a sign
-    for column in outputs.double().softmax(dim=1).tolist():
-        grown: dict[tuple[int, ...], list[float]] = {}
-        for prefix, (blank, sign) in beams.items():
-            here = grown.setdefault(prefix, [0.0, 0.0])
-            here[0] += (blank + sign) * column[BLANK]
-            if prefix:
-                here[1] += sign * column[prefix[-1] + 1]
-            for label, share in enumerate(column[1:]):
-                if share > 1e-4:
-                    before = blank if prefix and prefix[-1] == label else blank + sign
-                    grown.setdefault((*prefix, label), [0.0, 0.0])[1] += before * share
-        best = sorted(grown.items(), key=lambda item: -sum(item[1]))[:width]
-        beams = {prefix: (blank, sign) for prefix, (blank, sign) in best}
-    for prefix in sorted(beams, key=lambda text: -sum(beams[text])):
-        if pattern.fullmatch(as_text(prefix, class_names)):
-            return list(prefix)
-    return []
+    return collapse(outputs.argmax(dim=2).cpu().numpy())
 
 
 def as_lists(labels: Tensor) -> list[list[int]]:
@@ -148,10 +112,6 @@ class SignAccuracy(WordErrorRate):
 
 class ReadingCalibration(Temperature):
     """What turns a trained reader's outputs into confidence; without effect until it is fitted."""
-
-    def confidence(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """How likely the texts are: (B, T, K + 1) and (B, L) -> (B,), float32 in [0, 1]."""
-        return (-ctc_losses(outputs / self.temperature, labels)).exp()
 
     def fit(self, outputs: list[Tensor], labels: list[Tensor]) -> None:
         """Choose the temperature by which the right texts of validation lines are the likeliest.

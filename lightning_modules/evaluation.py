@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.dataset import ImageDataset, as_batch
-from datamodules.errors import UserError
 from datamodules.loading import batches
+from lightning_modules.answers import not_finite
 from lightning_modules.calibration import expected_calibration_error
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import full_precision
@@ -122,5 +122,5 @@ def check_finite(logits: Tensor) -> Tensor:
         UserError: Some are not finite.
     """
     if not torch.isfinite(logits).all():
-        raise UserError("the network's class scores are not finite: its training has diverged, or its file is damaged")
+        raise not_finite()
     return logits

@@ -11,7 +11,7 @@ from datamodules.image_files import ImageFilesDataModule
 from datamodules.imports import class_path
 from datamodules.optdigits import OptDigitsDataModule
 from lightning_modules.arguments import as_yaml
-from lightning_modules.checkpoint import known_class, read_checkpoint, read_config
+from lightning_modules.checkpoint import known_class, read_checkpoint, read_export
 from lightning_modules.classifier import Classifier
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.network import Network
@@ -47,7 +47,7 @@ def with_first_configs(args: list[str]) -> list[str]:
             raise UserError(f"{path}: not a run of folds ({config_file.name} is missing); name a checkpoint")
         return [args[0], *defaults, "--config", str(config_file), *args[1:]]
     if args[0] == "predict" and Path(path).is_dir():
-        checkpoint = read_config(Path(path))
+        checkpoint = read_export(Path(path))
     else:
         checkpoint = read_checkpoint(Path(path))
     named = args[0] == "fit" or any(_value_of(option, args) is not None for option in ("--data", "--config", "-c"))

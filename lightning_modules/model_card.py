@@ -6,6 +6,7 @@ from typing import Any
 
 from datamodules.base import BaseDataModule
 from lightning_modules.evaluation import Predictions
+from lightning_modules.exported import ONNX, PROGRAM
 from lightning_modules.reading import Readings
 
 CLASSIFIER = """\
@@ -104,30 +105,30 @@ of a probability: {differences}.
 PROGRAMS = """
 | program | what it is |
 |---|---|
-| `model.onnx` | ONNX, batch size free |
-| `model.pt2` | of `torch.export`, batch size free |
+{forms}
 
 They take raw pixels, `images`: (batch, {channels}, {size}, {size}), uint8, {colour}, and give class
-probabilities, (batch, {classes}), float32, in the order of the classes below. Resize photographs to {size}×{size},
-antialiased; all else is part of the programs.
+probabilities, (batch, {classes}), float32, in the order of the classes below. ONNX also gives scores, (batch,): below
+0.5, a picture of strokes shows none of the classes. Resize photographs to {size}×{size}, antialiased; all else is part
+of the programs.
 
 ```python
 import json, numpy, onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 images = numpy.zeros((1, {channels}, {size}, {size}), numpy.uint8)
-(probabilities,) = session.run(None, {{"images": images}})
+probabilities, score = session.run(None, {{"images": images}})
 ```
 """
 
 READER_PROGRAMS = """\
+
 | program | what it is |
 |---|---|
-| `model.onnx` | ONNX, batch size free |
-| `model.pt2` | of `torch.export`, batch size free |
+{forms}
 
-They take lines, `images`: (batch, {channels}, {size}, {width}), uint8, light ink on black, and give probabilities,
-(batch, {columns}, {outputs}), float32, of the blank and of each sign in each column: leave out
+They take lines, `images`: (batch, {channels}, {size}, width), uint8, light ink on black, of any width from 8 on, and
+give probabilities, (batch, columns, {outputs}), float32, of the blank and of each sign in each column: leave out
 repetitions, then blanks.
 """
 
@@ -153,7 +154,7 @@ def write_model_card(
         differences: Largest difference of each exported form from the network.
     """
     assert data.train_set is not None
-    _, channels, height, width = config["input"]["shape"]
+    _, channels, height, _ = config["input"]["shape"]
     signs = config["class_names"]
     facts: dict[str, Any] = {
         "name": name,
@@ -186,8 +187,6 @@ def write_model_card(
             "images": "lines",
             "signs": scored.sign_accuracy,
             "signs_read": ", ".join(signs),
-            "width": width,
-            "columns": scored.probabilities.shape[1],
             "outputs": scored.probabilities.shape[2],
         }
     else:
@@ -198,6 +197,8 @@ def write_model_card(
             "colour": "grey" if channels == 1 else "RGB",
             "per_class": "\n".join(f"| {label} | {count} | {right / count:.2%} |" for label, count, right in counts),
         }
+    written = {ONNX: "ONNX, batch size free", PROGRAM: "of `torch.export`, batch size free"}
+    facts["forms"] = "\n".join(f"| `{form}` | {what} |" for form, what in written.items() if form in differences)
     facts["programs"] = programs.format(**facts) if len(differences) > 1 else ""
     text = "".join(template).format(**facts)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")  # folders need not be called in UTF-8

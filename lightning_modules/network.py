@@ -21,6 +21,7 @@ from datamodules.dataset import Batch, as_batch
 from datamodules.errors import UserError
 from datamodules.imports import class_path
 from lightning_modules.calibration import CALIBRATION, Temperature, with_calibration
+from lightning_modules.exported import PROBABILITIES
 from lightning_modules.hardware import fastest_memory_format, full_precision, keep_freed_memory
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import first_mismatch
@@ -85,6 +86,10 @@ class Network(LightningModule):
     def probabilities(self, images: Tensor) -> Tensor:
         """Images, uint8 or float in [0, 1] -> float32: calibrated probabilities, along the last axis."""
         raise NotImplementedError
+
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """What an exported ONNX program gives, by the names of its outputs, from images as ``probabilities`` takes."""
+        return {PROBABILITIES: self.probabilities(images)}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What is trained on: the mean over a batch."""

@@ -1,13 +1,10 @@
 """The pictures of a run; each function returns a figure and shows nothing."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from datamodules.dataset import Batch, ImageDataset
@@ -15,7 +12,7 @@ from datamodules.strings import Lines
 from datamodules.text import as_text, short_name
 from lightning_modules.ctc import as_lists
 from lightning_modules.evaluation import Predictions
-from lightning_modules.reading import Number, Readings
+from lightning_modules.reading import Readings
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
 
@@ -174,28 +171,6 @@ def plot_misread(lines: Lines, readings: Readings, class_names: list[str], most:
     shown = f", the {len(worst)} most confident" if len(wrong) > len(worst) else ""
     figure.suptitle(f"Read wrong: {len(wrong)} of {len(lines)} validation lines{shown}")
     return figure
-
-
-def mark_numbers(picture: Image.Image, numbers: Sequence[Number]) -> Image.Image:
-    """A picture with a box around each number that was read and its text above; red where it is doubtful.
-
-    Args:
-        picture: Of mode ``RGB``.
-        numbers: What was read on it.
-    """
-    marked = picture.copy()
-    brush = ImageDraw.Draw(marked)
-    size = max(12, round(max(picture.size) / 45))
-    font = ImageFont.load_default(size)
-    for number in numbers:
-        left, top, right, bottom = number.box
-        colour, text = ("#c62828", f"{number.text}?") if number.doubtful else ("#1b7d2b", number.text)
-        brush.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 10))
-        low = max(top, size + 4)
-        behind = brush.textbbox((left, low), text, font=font, anchor="lb")
-        brush.rectangle((behind[0] - 2, behind[1] - 2, behind[2] + 2, behind[3] + 2), fill=colour)
-        brush.text((left, low), text, font=font, fill="white", anchor="lb")
-    return marked
 
 
 def _columns(lines: npt.NDArray[np.generic], columns: int = 3) -> Figure:

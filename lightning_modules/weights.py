@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules.errors import UserError, reason
-
-WEIGHTS = "model.safetensors"  # of an exported folder
+from lightning_modules.exported import WEIGHTS
 
 
 def read_torch_file(path: Path) -> Any:

@@ -136,22 +136,25 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     eager = load_classifier(workplace / FIRST / "checkpoints" / "best.ckpt")
     config = json.loads((folder / "config.json").read_text())
     assert eager.calibration.temperature.item() == config["temperature"] != 1
-    expected = evaluate(eager, data.val_set).probabilities
+    evaluated = evaluate(eager, data.val_set)
+    expected, familiarity = evaluated.probabilities, eager.calibration.familiarity(evaluated.logits)
     images = data.val_set.batch(range(len(data.val_set))).images
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(uint8)"
     program = torch.export.load(folder / "model.pt2").module()
     for count in (1, len(images)):
-        (found,) = session.run(None, {"images": images[:count].numpy()})
+        found, score = session.run(None, {"images": images[:count].numpy()})
         np.testing.assert_allclose(found, expected[:count], atol=1e-3)
+        np.testing.assert_allclose(score, familiarity[:count], atol=1e-4)
         torch.testing.assert_close(program(images[:count]), expected[:count], atol=1e-3, rtol=0)
     torch.testing.assert_close(evaluate(load_classifier(folder), data.val_set).probabilities, expected)
 
     # What is needed to feed them travels with each.
     names = ["0_digits", "1_digits", "2_digits"]
-    (given,), (got,) = session.get_inputs(), session.get_outputs()
-    assert given.shape == ["batch", 1, 20, 20]
-    assert got.shape == ["batch", 3]
+    (given,) = session.get_inputs()
+    assert given.shape == config["input"]["shape"] == ["batch", 1, 20, 20]
+    got = {output.name: output.shape for output in session.get_outputs()}
+    assert got == config["outputs"] == {"probabilities": ["batch", 3], "score": ["batch"]}
     metadata = session.get_modelmeta().custom_metadata_map
     with safe_open(folder / "model.safetensors", "pt") as weights:
         saved = weights.metadata()

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from datamodules.dataset import OUTLIER
 from datamodules.images import read_image
-from lightning_modules.calibration import Calibration, expected_calibration_error, refusal
+from lightning_modules.answers import refusal
+from lightning_modules.calibration import Calibration, expected_calibration_error
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands import export
 from lightning_modules.embedded import EMBEDDED
@@ -99,7 +100,7 @@ def test_page_and_index_see_what_predict_says(pictures, capsys):
 
 def test_the_network_that_comes_with_the_package_is_small_and_has_its_card():
     files = {path.name: path.stat().st_size for path in EMBEDDED.iterdir()}
-    assert set(files) == {"model.safetensors", "config.json", "README.md"}
+    assert set(files) == {"model.safetensors", "model.onnx", "config.json", "README.md"}
     assert sum(files.values()) < 1_000_000
     model = load_classifier(EMBEDDED)
     assert model.class_names == [str(digit) for digit in range(10)]

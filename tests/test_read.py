@@ -15,8 +15,7 @@ from lightning_modules.commands import read
 from lightning_modules.ctc import sign_accuracy
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
-from lightning_modules.plots import mark_numbers
-from lightning_modules.reading import Number, read_picture
+from lightning_modules.pictures import Number, mark_numbers, read_picture
 from tests.conftest import draw_photo
 from tests.test_cli import fail, run
 from tests.test_lines import sheet
@@ -122,7 +121,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(pictures, capsys):
 
 def test_the_reader_that_comes_with_the_package_is_small_and_has_its_card():
     files = {path.name: path.stat().st_size for path in READER.iterdir()}
-    assert set(files) == {"model.safetensors", "config.json", "README.md"}
+    assert set(files) == {"model.safetensors", "model.onnx", "config.json", "README.md"}
     assert sum(files.values()) < 3_000_000
     model = load_network(READER, LineReader)
     assert model.class_names == [str(digit) for digit in range(10)]

@@ -20,17 +20,16 @@ from datamodules.strings import StringsDataModule, read_lines
 from lightning_modules.checkpoint import load_network
 from lightning_modules.commands import export, read
 from lightning_modules.ctc import (
-    ReadingCalibration,
     SignAccuracy,
     TextAccuracy,
     alignment_losses,
     ctc_losses,
-    match_text,
     read_texts,
     sign_accuracy,
 )
+from lightning_modules.ctc_decoding import match_text, text_probability
 from lightning_modules.networks import LineReader
-from lightning_modules.reading import as_labels, read_dataset
+from lightning_modules.reading import read_dataset
 from lightning_modules.run import Run
 from tests.conftest import draw_digit, draw_digits, train_in
 from tests.test_cli import best, fail, run
@@ -58,14 +57,12 @@ def brute_force(outputs, text):
 def test_confidence_is_the_probability_of_all_ways_to_read_a_text():
     outputs = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0))
     texts = [[0, 1], [1, 1], []]
-    labels = as_labels(texts)
-    assert labels.tolist() == [[0, 1], [1, 1], [-1, -1]]
+    labels = torch.tensor([[0, 1], [1, 1], [-1, -1]])
     expected = [brute_force(*pair) for pair in zip(outputs, texts, strict=True)]
-    calibration = ReadingCalibration()
-    assert calibration.confidence(outputs, labels).tolist() == pytest.approx(expected, rel=1e-4)
-    calibration.temperature.fill_(2.0)
-    expected = [brute_force(*pair) for pair in zip(outputs / 2, texts, strict=True)]
-    assert calibration.confidence(outputs, labels).tolist() == pytest.approx(expected, rel=1e-4)
+    columns = outputs.softmax(dim=2).numpy()
+    found = [text_probability(*pair) for pair in zip(columns, texts, strict=True)]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert (-ctc_losses(outputs, labels)).exp().tolist() == pytest.approx(expected, rel=1e-4)
     assert len(ctc_losses(outputs[:0], labels[:0])) == 0
 
 
@@ -94,13 +91,13 @@ def test_a_text_is_read_without_repetitions_and_blanks():
 
 def test_the_likeliest_text_of_a_form_is_found():
     outputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-    names = ["7", "x"]
+    columns, names = outputs.softmax(dim=1).numpy(), ["7", "x"]
     every = [list(text) for length in range(6) for text in itertools.product([0, 1], repeat=length)]
     for pattern in ("[7x]{2}", "7+", "x7x?", "[7x]*"):
         matching = [text for text in every if re.fullmatch(pattern, "".join(names[label] for label in text))]
         likeliest = max(matching, key=lambda text: brute_force(outputs, text))
-        assert match_text(outputs, re.compile(pattern), names) == likeliest
-    assert match_text(outputs, re.compile("8"), names) == []
+        assert match_text(columns, re.compile(pattern), names) == likeliest
+    assert match_text(columns, re.compile("8"), names) == []
 
 
 @pytest.mark.parametrize(
@@ -216,7 +213,10 @@ def test_all_commands_and_forms_agree_on_a_reader(reader, capsys, precision):
     capsys.readouterr()
     paths = (best(folder), "exported")
     said = [run(capsys, "line.png", "--ckpt_path", path, "--json", main=read.main) for path in paths]
-    assert said[0] == said[1]
+    of_checkpoint, of_program = ([json.loads(line) for line in text.splitlines()] for text in said)
+    assert of_checkpoint
+    for number, same in zip(of_checkpoint, of_program, strict=True):
+        assert same == {**number, "confidence": pytest.approx(number["confidence"], abs=1e-4)}
 
 
 def write_line(path, digits):

@@ -2,10 +2,11 @@
 
 from importlib import import_module
 
-# Commands beside those of Lightning, and the modules whose ``main`` they are.
+# Commands beside those of Lightning, or before them, and the modules whose ``main`` they are.
 COMMANDS = {
     "compare": "lightning_modules.commands.compare",
     "export": "lightning_modules.commands.export",
+    "predict": "lightning_modules.commands.predict",
     "read": "lightning_modules.commands.read",
 }
 

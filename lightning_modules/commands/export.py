@@ -19,15 +19,26 @@ from datamodules.dataset import BatchDataset
 from datamodules.errors import UserError
 from datamodules.loading import batches
 from lightning_modules.assessment import score
-from lightning_modules.checkpoint import CONFIG, load_network, read_checkpoint, read_config
+from lightning_modules.checkpoint import load_network, read_checkpoint
 from lightning_modules.evaluation import Predictions
+from lightning_modules.exported import (
+    CONFIG,
+    IMAGES,
+    ONNX,
+    PROBABILITIES,
+    PROGRAM,
+    SCORE,
+    WEIGHTS,
+    ExportedNetwork,
+    read_config,
+)
 from lightning_modules.model_card import write_model_card
 from lightning_modules.network import Network
 from lightning_modules.reading import Readings
 from lightning_modules.run import Run
-from lightning_modules.weights import WEIGHTS
 
-PROGRAM, ONNX, CARD = "model.pt2", "model.onnx", "README.md"
+CARD = "README.md"
+LENGTHS, LEAST = {"batch": 2, "width": 160}, {"width": 8}  # of free axes: in the example, and what can be asked for
 Form = Callable[[Tensor], Tensor]  # raw pixels to class probabilities
 FILES = {WEIGHTS, CONFIG, PROGRAM, ONNX, CARD}
 
@@ -48,18 +59,39 @@ class Probabilities(nn.Module):
         return self.network.probabilities(images)
 
 
-def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool = False) -> dict[str, float]:
+class Answers(nn.Module):
+    """Raw pixels to all that is said of them.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W), uint8 -> the values of ``Network.answers``."""
+        return tuple(self.network.answers(images).values())
+
+
+def export(
+    run: Run, folder: Path, root: Path | None = None, weights_only: bool = False, compact: bool = False
+) -> dict[str, float]:
     """Export a run's best checkpoint and check every exported form against the network itself.
 
     Writes ``model.safetensors`` (weights), ``model.pt2`` (a ``torch.export`` program), ``model.onnx``,
     ``config.json`` and a model card. Programs take (B, C, S, S) uint8 pixels, any B, and give (B, K) probabilities;
-    those of a reader take (B, 1, 32, 160) and give (B, 40, K + 1), of the blank and of each sign in each column.
+    ONNX also gives (B,) scores, of which those below 0.5 show none of the classes. Those of a reader take (B, 1, 32, W)
+    and give (B, W / 4, K + 1), of the blank and of each sign in each column.
 
     Args:
         run: The run.
         folder: Where to export to; made, or replaced if it is an earlier export.
         root: Where the images that it was trained on are now; None looks where they were.
         weights_only: Leave the programs out.
+        compact: Leave ``model.pt2`` out, and the weights out of ``model.onnx``, which takes them from
+            ``model.safetensors`` beside it.
 
     Returns:
         For each file the largest difference of a probability from the network's own on the validation images.
@@ -88,7 +120,8 @@ def export(run: Run, folder: Path, root: Path | None = None, weights_only: bool 
         described = {key: json.dumps(config[key]) for key in ("class_names", "input", "temperature")}
         forms = write_weights(model, config, described, new)
         if not weights_only:
-            forms |= write_programs(model, config["input"]["shape"][1:], described, new)
+            forms |= {} if compact else write_program(model, config, described, new)
+            forms |= write_onnx(model, config, described, new, compact)
         assert data.val_set is not None
         differences = {name: largest_difference(form, data.val_set, expected) for name, form in forms.items()}
         write_model_card(new / CARD, folder.resolve().name, config, summary, expected, data, differences)
@@ -102,7 +135,12 @@ def describe(checkpoint: Path, model: Network, data: BaseDataModule, scored: Pre
     """What ``config.json`` holds: enough to build the network again, and to feed it."""
     read = read_checkpoint(checkpoint)
     assert data.val_set is not None
-    shape = data.val_set.batch([0]).images.shape
+    _, channels, height, width = data.val_set.batch([0]).images.shape
+    shape: list[int | str] = ["batch", channels, height, width]
+    outputs: dict[str, list[int | str]] = {PROBABILITIES: ["batch", len(model.class_names)], SCORE: ["batch"]}
+    if isinstance(scored, Readings):
+        shape[3] = "width"
+        outputs = {PROBABILITIES: ["batch", "columns", len(model.class_names) + 1]}
     before, after = scored.calibration_errors
     return {
         "model_class": read["model_class"],
@@ -111,7 +149,8 @@ def describe(checkpoint: Path, model: Network, data: BaseDataModule, scored: Pre
         "data_hparams": read["data_hparams"],
         "class_names": model.class_names,
         "normalizer": read.get("normalizer"),
-        "input": {"dtype": "uint8", "shape": ["batch", *shape[1:]]},
+        "input": {"dtype": "uint8", "shape": shape},
+        "outputs": outputs,
         "temperature": model.calibration.temperature.item(),
         "expected_calibration_error_before": before,
         "expected_calibration_error": after,
@@ -127,52 +166,90 @@ def write_weights(model: Network, config: dict[str, Any], described: dict[str, s
     return {WEIGHTS: load_network(folder, Network).probabilities}
 
 
-def write_programs(model: Network, shape: list[int], described: dict[str, str], folder: Path) -> dict[str, Form]:
-    """Write the programs for images of a shape, (C, H, W); returns each as it is read from its file."""
-    example = torch.zeros(2, *shape, dtype=torch.uint8)
-    network = Probabilities(model).eval()
-    dynamic = {"images": {0: torch.export.Dim("batch")}}
+def trace(network: nn.Module, config: dict[str, Any]) -> tuple[torch.export.ExportedProgram, tuple[Tensor]]:
+    """The ``torch.export`` program of a network that takes images, and an example of these."""
+    shape = config["input"]["shape"]
+    example = torch.zeros([LENGTHS.get(size, size) for size in shape], dtype=torch.uint8)
+    free = {axis: torch.export.Dim(size, min=LEAST.get(size)) for axis, size in enumerate(shape) if size in LENGTHS}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside of torch and its ONNX exporter
-        program = torch.export.export(network, (example,), dynamic_shapes=dynamic)
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # with the paths of this machine
-        torch.export.save(program, folder / PROGRAM, extra_files=described)
-        written = torch.onnx.export(
-            program,
-            (example,),
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamo=True,
-            verbose=False,
-        )
-    assert written is not None
-    write_onnx(written.model_proto, described, folder / ONNX)
-    return {PROGRAM: run_program(folder), ONNX: run_onnx(folder)}
+        warnings.simplefilter("ignore")  # deprecations inside of torch
+        return torch.export.export(network.eval(), (example,), dynamic_shapes={IMAGES: free}), (example,)
 
 
-def write_onnx(model: Any, described: dict[str, str], path: Path) -> None:
-    """Write an ONNX program with its batch axis named, and with what is needed to feed it as metadata.
+def write_program(model: Network, config: dict[str, Any], described: dict[str, str], folder: Path) -> dict[str, Form]:
+    """Write the ``torch.export`` program; returns it as it is read from its file."""
+    program, _ = trace(Probabilities(model), config)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with the paths of this machine
+    torch.export.save(program, folder / PROGRAM, extra_files=described)
+    return {PROGRAM: run_program(folder)}
+
+
+def write_onnx(
+    model: Network, config: dict[str, Any], described: dict[str, str], folder: Path, compact: bool
+) -> dict[str, Form]:
+    """Write an ONNX program with its free axes named, and with what is needed to feed it as metadata.
 
     Args:
-        model: The program, an ``onnx.ModelProto`` with one free axis, the first of its input.
+        model: The network.
+        config: What ``config.json`` holds.
         described: The metadata: JSON by name.
-        path: The file.
+        folder: Where the weights and ``config.json`` are.
+        compact: Let it take the weights from their file.
+
+    Returns:
+        The program as it is read from its file.
     """
     import onnx
 
-    graph = model.graph
-    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param == symbol:
-                dimension.dim_param = "batch"
+    program, example = trace(Answers(model), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside of torch's exporter
+        written = torch.onnx.export(
+            program,
+            example,
+            input_names=[IMAGES],
+            output_names=list(config["outputs"]),
+            dynamo=True,
+            optimize=not compact,  # which folds some weights into others
+            verbose=False,
+        )
+    assert written is not None
+    proto = written.model_proto
+    graph = proto.graph
+    del graph.value_info[:]  # the shapes of what lies between, with the exporter's own names
+    shapes = (config["input"]["shape"], *config["outputs"].values())
+    for value, shape in zip((*graph.input, *graph.output), shapes, strict=True):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+            if isinstance(size, str):
+                dimension.dim_param = size
     # Stack traces of the exporter, with the paths of this machine.
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
-    onnx.helper.set_model_props(model, described)
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString())
+    onnx.helper.set_model_props(proto, described)
+    onnx.checker.check_model(proto, full_check=True)
+    if compact:
+        share_weights(proto, folder / WEIGHTS)
+    (folder / ONNX).write_bytes(proto.SerializeToString())
+    return {ONNX: run_onnx(folder)}
+
+
+def share_weights(model: Any, weights: Path) -> None:
+    """Let an ONNX program, an ``onnx.ModelProto``, take its tensors from a safetensors file beside it.
+
+    Such a file has the length of its header in eight bytes, the header, which is JSON, and the tensors as they are in
+    memory (https://huggingface.co/docs/safetensors): what ONNX calls external data.
+    """
+    from onnx.external_data_helper import set_external_data
+
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    places = json.loads(data[8:start])
+    for tensor in model.graph.initializer:
+        first, last = places.get(tensor.name.removeprefix("network."), {}).get("data_offsets", (0, 0))
+        if first < last and tensor.raw_data == data[start + first : start + last]:
+            set_external_data(tensor, weights.name, offset=start + first, length=last - first)
+            tensor.ClearField("raw_data")
 
 
 def run_program(folder: Path) -> Form:
@@ -183,10 +260,8 @@ def run_program(folder: Path) -> Form:
 
 def run_onnx(folder: Path) -> Form:
     """The ONNX program, run by onnxruntime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    network = ExportedNetwork(folder)
+    return lambda images: torch.from_numpy(network(images.numpy())[PROBABILITIES])
 
 
 def largest_difference(form: Form, dataset: BatchDataset, expected: Predictions | Readings) -> float:
@@ -214,11 +289,17 @@ def main(args: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the images that it was trained on are now (default: where they were)",
     )
-    parser.add_argument("--weights_only", action="store_true", help="leave the programs out (.onnx and .pt2)")
+    less = parser.add_mutually_exclusive_group()
+    less.add_argument("--weights_only", action="store_true", help="leave the programs out (.onnx and .pt2)")
+    less.add_argument(
+        "--compact",
+        action="store_true",
+        help="leave the .pt2 out, and let the .onnx take its weights from the .safetensors beside it",
+    )
     add_import_option(parser)
 
     def command(options: argparse.Namespace) -> None:
-        differences = export(Run(options.run), options.folder, options.root, options.weights_only)
+        differences = export(Run(options.run), options.folder, options.root, options.weights_only, options.compact)
         config = read_config(options.folder)
         for name, difference in differences.items():
             print(f"{name:<18} largest difference of a probability {difference:.1e}")

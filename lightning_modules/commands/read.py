@@ -6,9 +6,9 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datamodules.commands import add_import_option, run_command
@@ -18,11 +18,12 @@ from datamodules.images import ImageError, named_images, read_image, unreadable
 from datamodules.ink import SIDE
 from datamodules.text import printable, short_name
 from datamodules.writing import check_output, write_csv
-from lightning_modules.checkpoint import load_network
 from lightning_modules.embedded import READER
-from lightning_modules.networks.line_reader import LineReader
-from lightning_modules.plots import mark_numbers
-from lightning_modules.reading import Number, read_picture
+from lightning_modules.exported import PROBABILITIES, ExportedNetwork, program_outputs
+from lightning_modules.pictures import Number, Reader, mark_numbers, read_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ("path", "row", "text", "confidence", "left", "top", "width", "height")
 MAX_SHOWN = 12  # pictures in a figure
@@ -40,7 +41,21 @@ class FileNumbers:
         return [{"path": str(self.path), **number.to_dict()} for number in self.numbers]
 
 
-def read_pictures(model: LineReader, paths: list[Path], pattern: re.Pattern[str] | None = None) -> list[FileNumbers]:
+def load_reader(path: Path) -> Reader:
+    """The reader of a checkpoint or an exported folder, whose program, if there is one, is run without PyTorch.
+
+    Raises:
+        UserError: As ``load_network``.
+    """
+    if "columns" in program_outputs(path).get(PROBABILITIES, ()):
+        return ExportedNetwork(path)
+    from lightning_modules.checkpoint import load_network
+    from lightning_modules.networks.line_reader import LineReader
+
+    return load_network(path, LineReader)
+
+
+def read_pictures(model: Reader, paths: list[Path], pattern: re.Pattern[str] | None = None) -> list[FileNumbers]:
     """Read the numbers on each picture.
 
     Raises:
@@ -59,8 +74,10 @@ def read_pictures(model: LineReader, paths: list[Path], pattern: re.Pattern[str]
     return files
 
 
-def plot_numbers(files: list[FileNumbers]) -> Figure:
+def plot_numbers(files: list[FileNumbers]) -> "Figure":
     """The pictures with what was read on each; the first 12 of many."""
+    from matplotlib.figure import Figure
+
     shown = files[:MAX_SHOWN]
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
@@ -113,7 +130,7 @@ def main(args: list[str] | None = None) -> int:
         paths, notes = named_images(options.paths)
         for note in notes:
             print(note, file=sys.stderr)
-        files = read_pictures(load_network(options.ckpt_path, LineReader), paths, pattern)
+        files = read_pictures(load_reader(options.ckpt_path), paths, pattern)
         for file in files:
             for line in map(json.dumps, file.rows()) if options.json else describe(file):
                 print(line)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -11,6 +14,7 @@ from datamodules.errors import UserError
 from datamodules.lines import HEIGHT
 from datamodules.strings import StringsDataModule
 from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, alignment_losses, ctc_losses
+from lightning_modules.hardware import full_precision
 from lightning_modules.network import Network
 from lightning_modules.networks.blocks import conv_block
 from lightning_modules.recipe import Recipe
@@ -102,6 +106,14 @@ class LineReader(Network):
         """(B, 1, 32, W), uint8 -> (B, T, K + 1), float32: probabilities of the blank and of each sign, by column."""
         outputs: Tensor = self(images)
         return (outputs.float() / self.calibration.temperature).softmax(dim=2)
+
+    @torch.inference_mode()
+    def read_columns(self, line: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(32, W), uint8 -> (T, K + 1), float32: the probabilities of one line, in full precision."""
+        with full_precision(self.device):
+            found: Tensor = self.probabilities(torch.from_numpy(line.copy())[None, None].to(self.device))
+        columns: npt.NDArray[np.float32] = found[0].cpu().numpy()
+        return columns
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How unlikely the right texts are: the mean over (B, T, K + 1) outputs and (B, L) labels."""

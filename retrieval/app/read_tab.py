@@ -9,8 +9,7 @@ from datamodules.errors import UserError
 from datamodules.images import read_image
 from datamodules.ink import SIDE
 from lightning_modules.networks.line_reader import LineReader
-from lightning_modules.plots import mark_numbers
-from lightning_modules.reading import Number, read_picture
+from lightning_modules.pictures import Number, mark_numbers, read_picture
 from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
 from retrieval.app.pictures import show_upload
 

@@ -14,7 +14,7 @@ from datamodules.dataset import ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import read_image
 from datamodules.normalizer import max_side, normalize
-from lightning_modules.calibration import refusal
+from lightning_modules.answers import refusal
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.run import Run
 from retrieval.search import Vectors, nearest

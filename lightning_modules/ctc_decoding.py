@@ -1,0 +1,74 @@
+"""What columns spell by connectionist temporal classification (Graves et al. 2006), once a network has run.
+
+A text is read from columns by leaving repetitions out, and then blanks; see https://doi.org/10.1145/1143844.1143891.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.text import as_text
+
+BLANK = 0
+
+Columns = npt.NDArray[np.float32]  # (T, K + 1): probabilities of the blank and of each sign
+
+
+def collapse(best: npt.NDArray[np.int64]) -> list[list[int]]:
+    """The labels along each line, from the best sign of each column: (B, T) -> B lists."""
+    before = np.pad(best, ((0, 0), (1, 0)), constant_values=BLANK)[:, :-1]
+    begins = (best != before) & (best != BLANK)
+    return [(line[starts] - 1).tolist() for line, starts in zip(best, begins, strict=True)]
+
+
+def match_text(columns: Columns, pattern: re.Pattern[str], class_names: list[str], width: int = 64) -> list[int]:
+    """The likeliest text of a line that a pattern matches, by prefix beam search (Hannun et al. 2014).
+
+    Args:
+        columns: (T, K + 1), float32: probabilities of the blank and of each sign.
+        pattern: What the whole text must match.
+        class_names: The signs.
+        width: How many prefixes are kept from column to column; see https://arxiv.org/abs/1408.2873.
+
+    Returns:
+        Rows of ``class_names``; empty where none of the ``width`` likeliest texts matches.
+    """
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}  # ends in a blank, ends in a sign
+    for column in columns.tolist():
+        grown: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (blank, sign) in beams.items():
+            here = grown.setdefault(prefix, [0.0, 0.0])
+            here[0] += (blank + sign) * column[BLANK]
+            if prefix:
+                here[1] += sign * column[prefix[-1] + 1]
+            for label, share in enumerate(column[1:]):
+                if share > 1e-4:
+                    before = blank if prefix and prefix[-1] == label else blank + sign
+                    grown.setdefault((*prefix, label), [0.0, 0.0])[1] += before * share
+        best = sorted(grown.items(), key=lambda item: -sum(item[1]))[:width]
+        beams = {prefix: (blank, sign) for prefix, (blank, sign) in best}
+    for prefix in sorted(beams, key=lambda text: -sum(beams[text])):
+        if pattern.fullmatch(as_text(prefix, class_names)):
+            return list(prefix)
+    return []
+
+
+def text_probability(columns: Columns, labels: Sequence[int]) -> float:
+    """How likely a text is: the sum over all ways to read it, by the forward algorithm of Graves et al., 4.1.
+
+    Args:
+        columns: (T, K + 1), float32: probabilities of the blank and of each sign.
+        labels: Rows of ``class_names``.
+    """
+    signs = np.full(2 * len(labels) + 1, BLANK)
+    signs[1::2] = np.array(labels, dtype=np.int64) + 1
+    jumps = np.zeros(len(signs))  # 1 where the blank between two signs may be left out
+    jumps[1::2] = [before != label for before, label in zip([None, *labels], labels, strict=False)]
+    reached = np.zeros(len(signs) + 2)  # each sign by the columns so far, after two places that lie before the first
+    reached[1] = 1
+    for column in columns.astype(np.float64):
+        reached[2:] = (reached[2:] + reached[1:-1] + jumps * reached[:-2]) * column[signs]
+        reached[1] = 0
+    return float(reached[-1] + reached[-2])

@@ -1,0 +1,109 @@
+"""Read the numbers on a picture."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from datamodules.lines import find_lines
+from datamodules.text import as_text
+from lightning_modules.answers import not_finite
+from lightning_modules.ctc_decoding import collapse, match_text, text_probability
+
+
+class Reader(Protocol):
+    """What reads lines: a ``LineReader``, or what it was exported to.
+
+    Attributes:
+        class_names: The signs.
+        image_size: Height of the lines, in pixels.
+    """
+
+    class_names: list[str]
+    image_size: int
+
+    def read_columns(self, line: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(H, W), uint8 -> (T, K + 1), float32: calibrated probabilities of the blank and of each sign, by column."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that was read on a picture.
+
+    Attributes:
+        text: Its signs.
+        confidence: How likely the text is, in [0, 1].
+        box: Left, upper, right and lower edge in the picture's pixels.
+        row: The row that it stands in, from 0 at the top.
+    """
+
+    text: str
+    confidence: float
+    box: tuple[int, int, int, int]
+    row: int
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is more likely wrong than right."""
+        return self.confidence < 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written of it: its row, from 1, text, confidence and box."""
+        left, top, right, bottom = self.box
+        where = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+        return {"row": self.row + 1, "text": self.text, "confidence": round(self.confidence, 6), **where}
+
+
+def read_picture(model: Reader, picture: Image.Image, pattern: re.Pattern[str] | None = None) -> list[Number]:
+    """Read the numbers on a picture, in the order in which they are read: rows from above, each from the left.
+
+    Args:
+        model: The reader.
+        picture: Of mode ``L`` or ``RGB``, upright.
+        pattern: What each number is to be, as a whole; what can't well be read so is left out.
+
+    Returns:
+        Numbers; none where nothing is taken for one.
+
+    Raises:
+        UserError: The network's outputs are not finite.
+    """
+    numbers = []
+    for line in find_lines(picture, model.image_size):
+        columns = model.read_columns(line.pixels)
+        if not np.isfinite(columns).all():
+            raise not_finite()
+        if pattern is None:
+            (text,) = collapse(columns.argmax(axis=1)[None])
+        else:
+            text = match_text(columns, pattern, model.class_names)
+        if text:
+            confidence = text_probability(columns, text)
+            numbers.append(Number(as_text(text, model.class_names), confidence, line.box, line.row))
+    return numbers
+
+
+def mark_numbers(picture: Image.Image, numbers: Sequence[Number]) -> Image.Image:
+    """A picture with a box around each number that was read and its text above; red where it is doubtful.
+
+    Args:
+        picture: Of mode ``RGB``.
+        numbers: What was read on it.
+    """
+    marked = picture.copy()
+    brush = ImageDraw.Draw(marked)
+    size = max(12, round(max(picture.size) / 45))
+    font = ImageFont.load_default(size)
+    for number in numbers:
+        left, top, right, bottom = number.box
+        colour, text = ("#c62828", f"{number.text}?") if number.doubtful else ("#1b7d2b", number.text)
+        brush.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 10))
+        low = max(top, size + 4)
+        behind = brush.textbbox((left, low), text, font=font, anchor="lb")
+        brush.rectangle((behind[0] - 2, behind[1] - 2, behind[2] + 2, behind[3] + 2), fill=colour)
+        brush.text((left, low), text, font=font, fill="white", anchor="lb")
+    return marked
