@@ -715,7 +715,7 @@ def test_weights_that_do_not_fit_are_refused(trained, capsys):
 def test_unreadable_images_end_prediction_before_anything_is_written(trained, capsys, workplace):
     (workplace / "digits" / "0_digits" / "3.png").write_text("text")
     message = fail(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits")
-    assert "digits/0_digits/3.png: cannot identify image file" in message
+    assert "digits/0_digits/3.png: not an image of a format that is read" in message
     assert not (workplace / "predictions.csv").exists()
     message = fail(capsys, "predict", "--ckpt_path", best(trained), "--images", "nowhere.png")
     assert "nowhere.png: no such file or folder" in message
@@ -808,15 +808,15 @@ def test_a_run_may_end_by_time_alone_where_the_learning_rate_is_constant(workpla
 
 
 def test_files_that_are_passed_over_are_named_by_training_and_prediction(trained, capsys, caplog):
-    Path("digits/0_digits/3.png").rename("digits/0_digits/3.heic")
+    Path("digits/0_digits/3.png").rename("digits/0_digits/3.psd")
     Path("digits/notes.txt").touch()
     shutil.copy("digits/1_digits/3.png", "digits/loose.png")
     with caplog.at_level("INFO"):
         run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1")
         run(capsys, "predict", "--ckpt_path", best(trained), "--images", "digits/0_digits")
-    heic = "1 .heic files, which are not read as images"
+    psd = "1 .psd files, which are not read as images"
     assert caplog.text.count("passed over") == 2
-    for part in ("(loose.png)", "(notes.txt)", f"{heic} (0_digits/3.heic)", f"digits/0_digits: passed over {heic}"):
+    for part in ("(loose.png)", "(notes.txt)", f"{psd} (0_digits/3.psd)", f"digits/0_digits: passed over {psd}"):
         assert part in caplog.text
 
 

@@ -189,7 +189,7 @@ def test_unreadable_images_end_the_command_with_the_list_of_them(digits):
     with pytest.raises(UserError, match=r"2 of 61 images") as caught:
         data.prepare_data()
     assert "0_digits/3.png: empty file" in str(caught.value)
-    assert "2_digits/x.jpg: cannot identify image file" in str(caught.value)
+    assert "2_digits/x.jpg: not an image of a format that is read" in str(caught.value)
     assert "--data.on_unreadable skip" in str(caught.value)
 
 

@@ -14,7 +14,9 @@ from datamodules.formats import jpeg_xl_size, open_image
 from datamodules.images import ImageError, image_size, no_images, read_image
 from datamodules.pixel_budget import LARGE, LIMIT
 from retrieval.cli import main
+from retrieval.query import Example, encode_queries
 from tests.conftest import REPOSITORY, draw_digit, draw_photo
+from tests.small_encoder import SmallEncoder
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T])  # (3, 8, 8)
@@ -280,3 +282,10 @@ def test_a_format_that_pillow_knows_and_we_do_not_is_refused(tmp_path):
         read_image(tmp_path / "a.png", 3)
     with pytest.raises(ValueError, match="empty file"):
         open_image(b"")
+
+
+def test_a_region_of_a_large_image_is_cut_out_of_all_its_pixels(large):
+    lower, upper = Example(large / "a.jpg", (0, 4100, 6125, 8000)), Example(large / "a.jpg", (0, 0, 6125, 3900))
+    (blue, red), _ = encode_queries([lower, upper], SmallEncoder())
+    assert blue.argmax() // 16 == 2
+    assert red.argmax() // 16 == 0

@@ -70,11 +70,11 @@ def test_index_says_what_it_did(place, encoder, capsys):
 
 def test_index_names_the_files_that_it_passes_over(place, encoder, capsys):
     Path("photos/sky/0.jpg").rename("photos/sky/0.jfif")
-    Path("photos/sky/1.jpg").rename("photos/sky/1.heic")
+    Path("photos/sky/1.jpg").rename("photos/sky/1.psd")
     Path("photos/linked").symlink_to(place / "query_images")
     out, err = run(capsys, "index", "photos", *encoder)
     assert "11 encoded" in out
-    assert "photos: passed over 1 links to folders, which are not followed (linked); 1 .heic files" in err
+    assert "photos: passed over 1 links to folders, which are not followed (linked); 1 .psd files" in err
 
 
 def test_the_labels_of_a_folder_that_was_split_by_others_are_its_classes(place, encoder, capsys):
@@ -315,7 +315,7 @@ def test_unreadable_files_fail_once_the_others_are_indexed(place, encoder, capsy
     (place / "photos" / "text\n.png").write_text("no picture")
     out, err = "", failure_after_work(capsys, "index", "photos", *encoder)
     assert "1 of 13 files can't be read, the others are indexed; repair or remove them" in err
-    assert "photos/text\\n.png: cannot identify image file" in err
+    assert "photos/text\\n.png: not an image of a format that is read" in err
     out, err = run(capsys, "index", "photos", "--on-unreadable", "skip")
     assert "12 unchanged" in out
     assert "text\\n.png" in err
@@ -336,7 +336,7 @@ def failure_after_work(capsys, *args):
         (["query", "sky_30.jpg", "--database", "missing"], "missing: no such folder"),
         (["query", "no.jpg", "--database", "photos"], "no such image: no.jpg, query_images/no.jpg"),
         (["query", "sub/no.jpg", "--database", "photos"], "no such image: sub/no.jpg\n"),
-        (["query", "text.jpg", "--database", "photos"], "text.jpg: cannot identify image file"),
+        (["query", "text.jpg", "--database", "photos"], "text.jpg: not an image of a format that is read"),
         (["query", "zero.jpg", "--database", "photos"], "zero.jpg: empty file"),
         (["query", "cut.jpg", "--database", "photos"], "cut.jpg: "),
         (["query", "sky_30.jpg", "--database", "photos", "-k", "0"], "k must be at least 1, got 0"),
