@@ -1,6 +1,7 @@
-"""Draws the pictures of the README and the guides, from the handwritten digits that scikit-learn carries.
+"""Draws the pictures of the README and the guides, of images that anyone may publish.
 
-``uv run --group browser python docs/pictures.py`` (needs Chromium).
+The handwritten digits are those that scikit-learn carries, the photographs are scikit-image's in the public domain or
+CC0. ``uv run --group browser --with scikit-image python docs/pictures.py`` (needs Chromium).
 """
 
 import os
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -21,6 +23,7 @@ from retrieval.cli import main as search
 
 DOCS = Path(__file__).parent.resolve()
 CHECKPOINT = "runs/custom_cnn/version_0/checkpoints/best.ckpt"
+PHOTOS = ["chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg"]
 TWO = [(0.3, 0.3), (0.36, 0.2), (0.5, 0.16), (0.64, 0.22), (0.66, 0.36), (0.5, 0.58), (0.3, 0.82), (0.72, 0.82)]
 
 
@@ -31,6 +34,21 @@ def write_digits(held_out: int = 12) -> None:
         path = Path("query_images") if row < held_out else Path("digits") / str(label)
         path.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[0]).resize((96, 96), Image.Resampling.BICUBIC).save(path / f"{row:04d}.png")
+
+
+def write_photos(side: int = 200, count: int = 16) -> None:
+    """Write parts of photographs as files, a folder for each photograph, and two photographs as query images."""
+    generator = np.random.default_rng(3)
+    for photo in PHOTOS:
+        image = Image.open(Path(skimage.data.__file__).parent / photo).convert("RGB")
+        image.thumbnail((600, 600))
+        folder = Path("photos", Path(photo).stem)
+        folder.mkdir(parents=True)
+        for number in range(count):
+            left, top = (int(generator.integers(length - side)) for length in image.size)
+            image.crop((left, top, left + side, top + side)).save(folder / f"{number}.jpg", quality=95)
+        if photo in PHOTOS[:2]:
+            image.save(f"{folder.name}.jpg", quality=95)
 
 
 def draw_overview() -> None:
@@ -72,13 +90,28 @@ def draw_seen() -> None:
     save(Image.open("seen.png").convert("RGB"), "seen.png")
 
 
-def photograph_page(page: Page, address: str) -> None:
-    """Search with a digit, draw another one."""
+def photograph_search(page: Page, address: str) -> None:
+    """Search with a part of a photograph, like another one."""
     page.goto(address)
-    page.set_input_files("#query input[type=file]", "query_images/0008.png")
-    page.locator(".matches img").nth(3).wait_for()
+    page.set_input_files("#query input[type=file]", "chelsea.jpg")
+    page.locator("#matches img").nth(3).wait_for()
+    page.get_by_role("button", name="+ Like this").click()
+    page.locator("#kept img").wait_for()
+    page.set_input_files("#query input[type=file]", "astronaut.jpg")
+    status = "document.querySelector('#status :is(input, textarea)').value"
+    page.wait_for_function(f"{status}.endsWith('+ astronaut.jpg.')")
+    part = page.get_by_label("Part (left, top, right, bottom)")
+    part.fill("120,10,340,230")
+    part.press("Enter")
+    page.wait_for_function(f"{status}.endsWith('].')")
     page.wait_for_timeout(2000)
     page.screenshot(path="search.png")
+    save(Image.open("search.png").convert("RGB"), "search.png")
+
+
+def photograph_sketch(page: Page, address: str) -> None:
+    """Draw a digit."""
+    page.goto(address)
     page.get_by_role("tab", name="Recognise").click()
     canvas = page.locator("#canvas canvas").first
     canvas.wait_for()
@@ -95,8 +128,7 @@ def photograph_page(page: Page, address: str) -> None:
     page.locator("#similar img").nth(3).wait_for()
     page.wait_for_timeout(4000)
     page.screenshot(path="recognise.png")
-    for name in ("search.png", "recognise.png"):
-        save(Image.open(name).convert("RGB"), name)
+    save(Image.open("recognise.png").convert("RGB"), "recognise.png")
 
 
 def save(picture: Image.Image, name: str) -> None:
@@ -109,16 +141,20 @@ def main() -> None:
     config = DOCS.parent / "configs" / "custom_cnn.yaml"
     os.chdir(tempfile.mkdtemp())
     write_digits()
+    write_photos()
     train(["fit", "--config", str(config)])
     search(["index", "digits", "--encoder", CHECKPOINT])
+    search(["index", "photos", "--encoder", "resnet18", "--layer", "layer3"])
     draw_overview()
     draw_seen()
-    command = [sys.executable, "-m", "retrieval", "serve", "digits", "--checkpoint", CHECKPOINT]
+    command = [sys.executable, "-m", "retrieval", "serve", "photos", "--checkpoint", CHECKPOINT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         assert server.stdout is not None
         address = server.stdout.readline().split(" on ")[1].split()[0]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        photograph_page(browser.new_page(viewport={"width": 1200, "height": 760}), address)
+        page = browser.new_page(viewport={"width": 1200, "height": 860})
+        photograph_search(page, address)
+        photograph_sketch(page, address)
         browser.close()
         server.terminate()
 

@@ -56,7 +56,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
                 **GALLERY,
             )
             part = gr.Textbox(
-                label="Part (left, top, right, bottom)", placeholder="all of it", max_lines=1, elem_id="part"
+                "", label="Part (left, top, right, bottom)", placeholder="all of it", max_lines=1, elem_id="part"
             )
             if samples:
                 offered = gr.Gallery(
@@ -156,11 +156,9 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     )
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
 
-    def answer(
-        image: Upload, count: float, wanted: str, largest: float | None, text: str, close: bool
-    ) -> list[dict[str, Any]]:
+    def answer(image: Upload, count: float, wanted: str, largest: float | None, part: str) -> list[dict[str, Any]]:
         try:
-            matches = _search(index, [Example(stored(image), _region(text))], count, wanted, largest, close)
+            matches = _search(index, [Example(stored(image), _region(part))], count, wanted, largest, False)
         except UserError as error:
             raise gr.Error(sentence(error, index), print_exception=False) from error
         return [
@@ -168,7 +166,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
         ]
 
     description = "The images that are most similar to an image, or to a part of it: file, distance, label."
-    publish("search", description, answer, [query, k, label, threshold, part, similar])
+    publish("search", description, answer, [query, k, label, threshold, part])
 
 
 def _asked(step: Callable[[], Question]) -> tuple[Any, ...]:

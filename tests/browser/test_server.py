@@ -78,19 +78,19 @@ def store(address: str, path: Path) -> dict:
 
 def assert_serving(address: str, collection: Path) -> None:
     query = store(address, collection / "query_images" / "sky_30.jpg")
-    assert "sky" in call(address, "search", [query, 4, "any label", 2]).text
+    assert "sky" in call(address, "search", [query, 4, "any label", 2, ""]).text
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ([0, "any label", 2], "must lie in 1 to 20"),
-        ([21, "any label", 2], "must lie in 1 to 20"),
-        (["four", "any label", 2], "must lie in 1 to 20"),
-        ([4, "any label", "far"], "must be a number"),
+        ([0, "any label", 2, ""], "must lie in 1 to 20"),
+        ([21, "any label", 2, ""], "must lie in 1 to 20"),
+        (["four", "any label", 2, ""], "must lie in 1 to 20"),
+        ([4, "any label", "far", ""], "must be a number"),
         ([4, "any label", 2, "0,0,40"], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 0,0,40"),
         ([4, "any label", 2, "0,0,4000,30"], "sky_30.jpg: the region 0,0,4000,30"),
-        ([4, "no such label", 2], "no image has the label no such label"),
+        ([4, "no such label", 2, ""], "no image has the label no such label"),
     ],
 )
 def test_settings_that_make_no_sense_get_a_sentence(address, collection, settings, said):
@@ -110,7 +110,7 @@ def test_samples_that_cannot_be_read_are_left_out(collection, tmp_path):
 def test_no_path_of_a_client_is_opened(address, collection, path, meta):
     file = collection / path
     for name in (str(file), os.path.relpath(file), f"{uploads()}/../{file}", file.as_uri()):
-        answer = call(address, "search", [{"path": name, **meta}, 4, "any label", 2])
+        answer = call(address, "search", [{"path": name, **meta}, 4, "any label", 2, ""])
         assert answer.status_code >= 400
         assert "nobody" not in answer.text
         for route in ("file=", "file/", "proxy="):
@@ -136,10 +136,10 @@ def test_addresses_are_not_fetched(address, collection):
     threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{elsewhere.server_port}/image.png"
     for file in ({"path": url, "meta": {"_type": "gradio.FileData"}}, {"path": url}, {"url": url}):
-        answer = call(address, "search", [file, 4, "any label", 2])
+        answer = call(address, "search", [file, 4, "any label", 2, ""])
         assert answer.status_code >= 400
     disguised = [("Content-Type", "application/json"), ("Content-Type", "multipart/form-data")]
-    content = json.dumps({"data": [{"path": url, "meta": {"_type": "gradio.FileData"}}, 4, "any label", 2]})
+    content = json.dumps({"data": [{"path": url, "meta": {"_type": "gradio.FileData"}}, 4, "any label", 2, ""]})
     answer = httpx.post(f"{address}/gradio_api/run/search", content=content, headers=disguised)
     assert (answer.status_code, answer.text) == (400, "not a request of this page")
     for route in ("file=", "proxy="):
@@ -188,7 +188,7 @@ def test_a_decompression_bomb_gets_a_sentence(address, collection, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert bomb.stat().st_size < MAX_BYTES
-    answer = call(address, "search", [store(address, bomb), 4, "any label", 2])
+    answer = call(address, "search", [store(address, bomb), 4, "any label", 2, ""])
     assert answer.status_code >= 400
     assert "bomb.png: " in answer.text
     assert gettempdir() not in answer.text
@@ -300,7 +300,7 @@ def test_an_update_by_another_process_is_found(address, collection, resnet_weigh
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     query = store(address, collection / "query_images" / "sky_30.jpg")
-    assert "new.jpg" in call(address, "search", [query, 20, "sky", 2]).text
+    assert "new.jpg" in call(address, "search", [query, 20, "sky", 2, ""]).text
 
 
 def test_users_are_asked_for(collection, index, tmp_path):
