@@ -450,6 +450,7 @@ def test_the_reference_recipe_is_the_references(capsys):
     chosen = settings_of(capsys, "--config", f"{REPOSITORY}/configs/reference_cnn.yaml")["model"]["init_args"]
     assert chosen["recipe"] == {
         "channels_last": None,
+        "class_weights": None,
         "learning_rate": 0.001,
         "weight_decay": 0.0,
         "label_smoothing": 0.0,
