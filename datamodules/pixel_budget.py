@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from threading import Condition, Lock
 
 import psutil
+from PIL import Image
 
 from datamodules.errors import UserError
 
@@ -16,6 +17,9 @@ LARGE = 40_000_000  # pixels above which an image is made smaller while it is de
 REDUCED = 20_000_000  # pixels that are left of it at most; more than a quarter of them are
 # Of all other images together: 512 MB, as Pillow has 4 bytes a pixel, or a 64th of a large memory.
 AT_ONCE = max(128_000_000, psutil.virtual_memory().total // 256)
+# Memory in pieces of more than 32 MiB is what glibc gives back to the system when it is freed; in Pillow's of 16 MiB,
+# each thread that has decoded a large image would keep as much.
+Image.core.set_block_size(128 << 20)  # type: ignore[attr-defined]
 
 _one_large = Lock()
 _freed = Condition()

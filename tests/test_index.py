@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read_are_left_out_and_reported_each_time(photos):
         for reason in (
             "empty file",
             "truncated",
-            "decompression bomb",
+            "20000 × 20000 pixels are 400 megapixels, more than the 256 that are read",
             "levels of symbolic links",
             "a pipe, not a file",
         ):
