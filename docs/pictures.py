@@ -28,17 +28,19 @@ TWO = [(0.3, 0.3), (0.36, 0.2), (0.5, 0.16), (0.64, 0.22), (0.66, 0.36), (0.5, 0
 
 
 def write_digits(held_out: int = 12) -> None:
-    """Write the digits as files: a class folder each, and the first ones as query images."""
+    """Write the digits as files: a class folder each, and the first ones beside them."""
     data = OptDigitsDataModule().load()
     for row, (pixels, label) in enumerate(zip(data.pixels, data.labels, strict=True)):
-        path = Path("query_images") if row < held_out else Path("digits") / str(label)
+        path = Path("held_out") if row < held_out else Path("digits") / str(label)
         path.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[0]).resize((96, 96), Image.Resampling.BICUBIC).save(path / f"{row:04d}.png")
 
 
 def write_photos(side: int = 200, count: int = 16) -> None:
-    """Write parts of photographs as files, a folder for each photograph, and two photographs as query images."""
+    """Write parts of photographs as files, a folder for each photograph, and the photographs as query images."""
     generator = np.random.default_rng(3)
+    queries = Path("query_images")
+    queries.mkdir()
     for photo in PHOTOS:
         image = Image.open(Path(skimage.data.__file__).parent / photo).convert("RGB")
         image.thumbnail((600, 600))
@@ -47,13 +49,24 @@ def write_photos(side: int = 200, count: int = 16) -> None:
         for number in range(count):
             left, top = (int(generator.integers(length - side)) for length in image.size)
             image.crop((left, top, left + side, top + side)).save(folder / f"{number}.jpg", quality=95)
-        if photo in PHOTOS[:2]:
-            image.save(f"{folder.name}.jpg", quality=95)
+        image.save(queries / f"{folder.name}.jpg", quality=95)
 
 
 def draw_overview() -> None:
     """Put accuracy per epoch and two queries side by side."""
-    search(["query", "0002.png", "0008.png", "--database", "digits", "-k", "3", "--figure", "matches.png"])
+    search(
+        [
+            "query",
+            "held_out/0002.png",
+            "held_out/0008.png",
+            "--database",
+            "digits",
+            "-k",
+            "3",
+            "--figure",
+            "matches.png",
+        ]
+    )
     pictures = [Image.open(name).convert("RGB") for name in ("runs/custom_cnn/version_0/accuracy.png", "matches.png")]
     height = 560
     pictures = [picture.resize((picture.width * height // picture.height, height)) for picture in pictures]
@@ -93,11 +106,11 @@ def draw_seen() -> None:
 def photograph_search(page: Page, address: str) -> None:
     """Search with a part of a photograph, like another one."""
     page.goto(address)
-    page.set_input_files("#query input[type=file]", "chelsea.jpg")
+    page.set_input_files("#query input[type=file]", "query_images/chelsea.jpg")
     page.locator("#matches img").nth(3).wait_for()
     page.get_by_role("button", name="+ Like this").click()
     page.locator("#kept img").wait_for()
-    page.set_input_files("#query input[type=file]", "astronaut.jpg")
+    page.set_input_files("#query input[type=file]", "query_images/astronaut.jpg")
     status = "document.querySelector('#status :is(input, textarea)').value"
     page.wait_for_function(f"{status}.endsWith('+ astronaut.jpg.')")
     part = page.get_by_label("Part (left, top, right, bottom)")

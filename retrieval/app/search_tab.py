@@ -38,7 +38,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
         with gr.Column(scale=1, min_width=280):
             query = gr.Image(
                 sources=["upload", "clipboard"],
-                label="Query image: click two corners for a part",
+                label="Query image",
                 height=280,
                 format="jpeg",
                 buttons=[],
@@ -56,7 +56,11 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
                 **GALLERY,
             )
             part = gr.Textbox(
-                "", label="Part (left, top, right, bottom)", placeholder="all of it", max_lines=1, elem_id="part"
+                "",
+                label="Part (left, top, right, bottom)",
+                placeholder="all, or click two corners",
+                max_lines=1,
+                elem_id="part",
             )
             if samples:
                 offered = gr.Gallery(
@@ -90,7 +94,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
                 similar = gr.Checkbox(
                     label="Only what is similar",
                     info="leaves out what is no closer than chance",
-                    elem_id="similar",
+                    elem_id="unlike-chance",
                 )
                 explained = gr.Checkbox(label="Show which regions are similar", elem_id="explain")
             status = gr.Textbox(
