@@ -30,7 +30,10 @@ def test_numbers_on_a_picture_are_read_and_marked(page, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(None, "No number was found."), (b"no image", "picture.png: not an image of a format that is read")],
+    [
+        (None, "No number was found."),
+        (b"%PDF-1.7", "picture.png: a document, which is not read; save it as JPEG or PNG"),
+    ],
 )
 def test_a_picture_without_numbers_or_a_broken_one_gets_a_sentence(page, tmp_path, content, text):
     path = tmp_path / "picture.png"
