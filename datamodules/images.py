@@ -97,6 +97,12 @@ def passed_over(folder: Path, passed: list[Path]) -> str | None:
     return f"{folder}: passed over {'; '.join(parts)}" if parts else None
 
 
+def check_folder(folder: Path) -> None:
+    """Raise a ``UserError`` where there is no folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+
+
 def no_images(folder: Path) -> UserError:
     """What to raise for a folder in which ``find_images`` finds none."""
     note = passed_over(folder, list_files(folder)[1])

@@ -43,19 +43,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrieval", description="Search a folder of images by image.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = _common_options()
-    for add in (_add_index, _add_query, _add_evaluate, _add_audit, _add_export, _add_import, _add_serve):
+    for add in (_add_index, _add_query, _add_evaluate, _add_audit, _add_exchange, _add_serve):
         add(commands, common)
     return parser
 
 
-def _common_options() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+def _add_index_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--index",
         metavar="FILE|URL",
         help="where the index is kept (.digitdoodle.sqlite in the folder): another file, or a collection of Milvus, "
         "http://HOST:PORT/COLLECTION, with the token in the environment variable MILVUS_TOKEN",
     )
+
+
+def _common_options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    _add_index_option(common)
     add_import_option(common)
     common.add_argument("--json", action="store_true", help="print JSON, one object a line")
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
@@ -183,20 +187,16 @@ def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
     audit.set_defaults(command=_audit)
 
 
-def _add_export(commands: "Commands", common: argparse.ArgumentParser) -> None:
-    export = commands.add_parser("export", help="write the vectors, paths and labels of an index to a file")
-    export.add_argument("folder", type=Path, metavar="FOLDER")
-    export.add_argument("file", type=Path, metavar="FILE.npz|FILE.parquet")
-    export.add_argument("--index", metavar="FILE|URL", help="where the index is kept, as for `index`")
-    export.set_defaults(command=_export)
-
-
-def _add_import(commands: "Commands", common: argparse.ArgumentParser) -> None:
-    import_ = commands.add_parser("import", help="make the index of a folder from such a file, without its encoder")
-    import_.add_argument("folder", type=Path, metavar="FOLDER")
-    import_.add_argument("file", type=Path, metavar="FILE.npz|FILE.parquet")
-    import_.add_argument("--index", metavar="FILE|URL", help="where the index is kept, as for `index`")
-    import_.set_defaults(command=_import)
+def _add_exchange(commands: "Commands", common: argparse.ArgumentParser) -> None:
+    for name, command, what in (
+        ("export", _export, "write the vectors, paths and labels of an index to a file"),
+        ("import", _import, "make the index of a folder from such a file, without its encoder"),
+    ):
+        parser = commands.add_parser(name, help=what)
+        parser.add_argument("folder", type=Path, metavar="FOLDER")
+        parser.add_argument("file", type=Path, metavar="FILE.npz|FILE.parquet")
+        _add_index_option(parser)
+        parser.set_defaults(command=command)
 
 
 def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
@@ -225,15 +225,14 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
 
 def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None" = None) -> "ImageIndex":
     """The index of a folder, with the encoder that was asked for, else the one that made it."""
-    from datamodules.images import find_images, no_images
+    from datamodules.images import check_folder, find_images, no_images
     from retrieval.stores.base import MissingIndexError
     from retrieval.stores.location import find_location
 
     location = find_location(folder, options.index)
 
     def read_header() -> "Mapping[str, str] | None":
-        if not folder.is_dir():
-            raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        check_folder(folder)
         try:
             with location.open() as store:
                 return store.header
@@ -522,7 +521,7 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from retrieval.exchange import check_suffix, export_index
-    from retrieval.stores.base import MissingIndexError
+    from retrieval.stores.base import MissingIndexError, no_index
     from retrieval.stores.location import find_location
 
     check_suffix(options.file)
@@ -531,18 +530,16 @@ def _export(options: argparse.Namespace) -> None:
         with find_location(options.folder, options.index).open() as store:
             count = export_index(store, options.file)
     except MissingIndexError as error:
-        raise UserError(
-            f"{options.folder} has no index yet; create it with `python -m retrieval index {options.folder}`"
-        ) from error
+        raise no_index(options.folder) from error
     _say(f"written: {printable(str(options.file))}, {count} images")
 
 
 def _import(options: argparse.Namespace) -> None:
+    from datamodules.images import check_folder
     from retrieval.exchange import import_index
     from retrieval.stores.location import find_location
 
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder}: {'not a folder' if options.folder.exists() else 'no such folder'}")
+    check_folder(options.folder)
     location = find_location(options.folder, options.index)
     count = import_index(options.file, location)
     print(f"{printable(str(location))}: {count} images; `python -m retrieval index` compares them with the folder")
@@ -552,14 +549,14 @@ def _clean_up(options: argparse.Namespace) -> None:
     from filelock import Timeout
     from tqdm import tqdm
 
+    from datamodules.images import check_folder
     from retrieval.cleanup import apply_plan, undo
     from retrieval.stores.location import find_location
 
     folder: Path = options.folder
     if options.split is not None or options.threshold is not None:
         raise UserError("--split and --threshold are for an audit: leave them out of --apply and --undo")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    check_folder(folder)
     errors: list[str] = []
     try:
         with find_location(folder, options.index).write_lock(wait=False):

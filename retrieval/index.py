@@ -11,7 +11,7 @@ from retrieval.encoders.base import Encoder
 from retrieval.match_distance import FEWEST, match_distance
 from retrieval.process_group import ProcessGroup
 from retrieval.query import Query, encode_queries
-from retrieval.stores.base import Hit, MissingIndexError, Store
+from retrieval.stores.base import Hit, MissingIndexError, Store, no_index
 from retrieval.stores.location import Location, find_location
 from retrieval.update import Update, Updater, open_index
 
@@ -77,9 +77,7 @@ class ImageIndex:
             try:
                 self._store = open_index(self.location, self.encoder)
             except MissingIndexError as error:
-                raise UserError(
-                    f"{self.folder} has no index yet; create it with `python -m retrieval index {self.folder}`"
-                ) from error
+                raise no_index(self.folder) from error
         return self._store
 
     def update(

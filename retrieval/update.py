@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datamodules.errors import UserError, reason
-from datamodules.images import ImageError, decode_image, find_images, image_size, no_images, read_bytes
+from datamodules.images import ImageError, check_folder, decode_image, find_images, image_size, no_images, read_bytes
 from datamodules.layout import subset_folders
 from datamodules.splits import digest
 from retrieval.encoders.base import CROPS, Encoder, Pixels
@@ -160,8 +160,7 @@ class Updater:
         return folders[0] if folders else None
 
     def _find(self) -> list[Path]:
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: {'not a folder' if self.folder.exists() else 'no such folder'}")
+        check_folder(self.folder)
         return find_images(self.folder)
 
     def _compare(self, store: Store, paths: list[Path]) -> _Plan:

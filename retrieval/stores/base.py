@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from datamodules.errors import UserError
@@ -14,6 +15,11 @@ SCHEMA = 2
 
 class MissingIndexError(UserError):
     """Nothing has been indexed there yet."""
+
+
+def no_index(folder: Path) -> UserError:
+    """What to raise for a folder without an index."""
+    return UserError(f"{folder} has no index yet; create it with `python -m retrieval index {folder}`")
 
 
 @dataclass(frozen=True)
