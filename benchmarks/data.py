@@ -1,11 +1,17 @@
 """The images that the benchmarks work on."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.harness import Options
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
 
 
 def digit_folder(options: Options, scratch: Path) -> Path:
@@ -34,6 +40,16 @@ def mnist_folders(root: Path, scratch: Path) -> tuple[Path, Path]:
             (folder / f"{label}").mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{label}" / f"{number}.png")
     return folders
+
+
+def write_draw(images: MNIST, seed: int, counts: dict[int, int], folder: Path) -> Path:
+    """Some of MNIST's images as PNGs in a folder a digit, as many of each as ``counts`` says."""
+    generator = np.random.default_rng(seed)
+    for digit, count in counts.items():
+        (folder / str(digit)).mkdir(parents=True)
+        for row in generator.permutation(np.flatnonzero(images.targets.numpy() == digit))[:count]:
+            Image.fromarray(images.data[row].numpy()).save(folder / str(digit) / f"{row}.png")
+    return folder
 
 
 def photo_folder(options: Options, scratch: Path, count: int) -> Path:

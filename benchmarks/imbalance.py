@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.datasets import MNIST
 
+from benchmarks.data import write_draw
 from benchmarks.harness import REPOSITORY, Measurement, Options, say
 from datamodules.dataset import ImageDataset
 from datamodules.mnist import MNISTDataModule
@@ -40,8 +40,9 @@ def run(options: Options) -> list[Measurement]:
     accuracy = Measurement(f"accuracy, {each}", "% of test images right", {})
     for draw in range(DRAWS):
         rare = np.random.default_rng(draw).permutation(10)[:3]
+        counts = {digit: RARE if digit in rare else COMMON for digit in range(10)}
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_draw(images, draw, rare, Path(scratch) / "images")
+            folder = write_draw(images, draw, counts, Path(scratch) / "images")
             for name, setting in SETTINGS.items():
                 fit = ["fit", "--config", str(REPOSITORY / "configs" / "custom_cnn.yaml")]
                 where = ["--data=ImageFolderDataModule", f"--data.root={folder}", "--data.image_size=28"]
@@ -55,14 +56,3 @@ def run(options: Options) -> list[Measurement]:
                 accuracy.values.setdefault(name, []).append(100 * found.accuracy)
                 say(f"draw {draw + 1}, {name}: {recall.values[name][-1]:.2f} %, {accuracy.values[name][-1]:.2f} %")
     return [recall, accuracy]
-
-
-def write_draw(images: MNIST, seed: int, rare: np.ndarray, folder: Path) -> Path:
-    """Some images of each class as PNGs in a folder a class, few of the rare ones."""
-    generator = np.random.default_rng(seed)
-    for digit in range(10):
-        (folder / str(digit)).mkdir(parents=True)
-        chosen = generator.permutation(np.flatnonzero(images.targets.numpy() == digit))
-        for row in chosen[: RARE if digit in rare else COMMON]:
-            Image.fromarray(images.data[row].numpy()).save(folder / str(digit) / f"{row}.png")
-    return folder

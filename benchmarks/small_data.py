@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.datasets import MNIST
 
+from benchmarks.data import write_draw
 from benchmarks.harness import REPOSITORY, Measurement, Options, run_process, say
 from datamodules.dataset import ImageDataset
 from datamodules.mnist import MNISTDataModule
@@ -43,7 +43,7 @@ def run(options: Options) -> list[Measurement]:
     seconds = Measurement("training on them, from start to end of the process", "s", {"ours": []})
     for draw in range(DRAWS):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_draw(images, draw, Path(scratch) / "images")
+            folder = write_draw(images, draw, dict.fromkeys(range(10), IMAGES), Path(scratch) / "images")
             command = ["-m", "lightning_modules", "fit", "--config", str(REPOSITORY / "configs" / "custom_cnn.yaml")]
             where = ["--data=ImageFolderDataModule", f"--data.root={folder}", f"--trainer.default_root_dir={scratch}"]
             finished = run_process([*command, *where, *SETTINGS, "--name=few"], options.threads)
@@ -54,13 +54,3 @@ def run(options: Options) -> list[Measurement]:
         say(f"draw {draw + 1}: {100 * found.accuracy:.2f} % in {finished.seconds:.1f} s")
     accuracy.note = f"mean {np.mean(accuracy.values['ours']):.2f}"
     return [accuracy, seconds]
-
-
-def write_draw(images: MNIST, seed: int, folder: Path) -> Path:
-    """Some images of each class as PNGs in a folder a class."""
-    generator = np.random.default_rng(seed)
-    for digit in range(10):
-        (folder / str(digit)).mkdir(parents=True)
-        for row in generator.permutation(np.flatnonzero(images.targets.numpy() == digit))[:IMAGES]:
-            Image.fromarray(images.data[row].numpy()).save(folder / str(digit) / f"{row}.png")
-    return folder
