@@ -1,7 +1,5 @@
 """The images that the benchmarks work on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +40,7 @@ def mnist_folders(root: Path, scratch: Path) -> tuple[Path, Path]:
     return folders
 
 
-def write_draw(images: MNIST, seed: int, counts: dict[int, int], folder: Path) -> Path:
+def write_draw(images: "MNIST", seed: int, counts: dict[int, int], folder: Path) -> Path:
     """Some of MNIST's images as PNGs in a folder a digit, as many of each as ``counts`` says."""
     generator = np.random.default_rng(seed)
     for digit, count in counts.items():
