@@ -520,12 +520,14 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from datamodules.images import check_folder
     from retrieval.exchange import check_suffix, export_index
     from retrieval.stores.base import MissingIndexError, no_index
     from retrieval.stores.location import find_location
 
     check_suffix(options.file)
     check_output(options.file)
+    check_folder(options.folder)
     try:
         with find_location(options.folder, options.index).open() as store:
             count = export_index(store, options.file)

@@ -97,7 +97,8 @@ def test_what_can_not_be_is_one_clear_line(indexed, capsys):
             capsys, "import", "photos", f"half_{name}", "--index", "again.sqlite"
         )
     assert "name a file that ends in .npz (NumPy) or .parquet" in failure(capsys, "export", "photos", "vectors.csv")
-    assert "no such folder" in failure(capsys, "import", "nowhere", KINDS[0])
+    for command in ("import", "export"):
+        assert "nowhere: no such folder" in failure(capsys, command, "nowhere", KINDS[0])
     assert "none.npz: no such file" in failure(capsys, "import", "photos", "none.npz", "--index", "again.sqlite")
     Path("other").mkdir()
     assert "other has no index yet" in failure(capsys, "export", "other", KINDS[0])
