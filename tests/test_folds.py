@@ -164,3 +164,15 @@ def test_two_processes_train_folds_together(workplace):
     assert out.count("validation accuracy") == 1
     assert [path.name for path in Path("runs/custom_cnn").iterdir()] == ["version_0"]
     assert [row["fold"] for row in table(Path("runs/custom_cnn/version_0"))] == ["1", "2"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_pooled_images_are_what_the_folds_scored_whatever_they_were_trained_in(
+    tmp_path, monkeypatch, capsys, precision
+):
+    monkeypatch.chdir(tmp_path)
+    draw_digits(tmp_path / "digits")
+    printed = run(capsys, "fit", *FOLDS, "--trainer.precision", precision)
+    rows = table(tmp_path / "runs" / "custom_cnn" / "version_0")
+    right = 60 - sum(int(row["val_mistakes"]) for row in rows)
+    assert f"({right} of 60)" in printed

@@ -89,9 +89,10 @@ def test_automatic_weights_are_those_of_the_training_images(unequal, capsys):
     assert "val_accuracy" in run(capsys, "validate", "--ckpt_path", last["auto"])
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("options", [["--data.balance", "true"], ["--model.class_weights", "auto"]])
-def test_a_run_that_makes_up_for_rare_classes_resumes_to_the_same_weights(unequal, capsys, options):
-    fit = ["fit", "--config", TINY, "--model.recipe.schedule", "constant", *options]
+def test_a_run_that_makes_up_for_rare_classes_resumes_to_the_same_weights(unequal, capsys, options, precision):
+    fit = ["fit", "--config", TINY, "--model.recipe.schedule", "constant", *options, "--trainer.precision", precision]
     run(capsys, *fit, "--name", "whole")
     run(capsys, *fit, "--name", "part", "--trainer.max_epochs", "2")
     last = {name: f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("whole", "part", "rest")}
