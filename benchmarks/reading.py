@@ -18,7 +18,7 @@ from lightning_modules.checkpoint import load_network
 from lightning_modules.ctc import sign_accuracy
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
-from lightning_modules.pictures import read_picture
+from lightning_modules.number_reading import read_picture
 from lightning_modules.reading import read_dataset
 
 Numbers = list[list[str]]

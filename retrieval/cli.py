@@ -166,8 +166,8 @@ def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
     audit.add_argument(
         "--threshold", type=float, help="distance below which images are near-duplicates (default: from the data)"
     )
-    audit.add_argument("--output", type=Path, default=Path("audit.csv"), help="the findings (%(default)s)")
-    audit.add_argument("--figure", type=Path, default=Path("audit.png"), help="a contact sheet (%(default)s)")
+    audit.add_argument("--output", type=Path, metavar="FILE", help="the findings (audit.csv)")
+    audit.add_argument("--figure", type=Path, metavar="FILE", help="a contact sheet (audit.png)")
     audit.add_argument(
         "--keep",
         metavar="largest|sharpest|oldest|FOLDER",
@@ -485,8 +485,9 @@ def _audit(options: argparse.Namespace) -> None:
     from retrieval.cleanup import MOVE, check_keep, find_groups, make_plan, write_plan
     from retrieval.plots import plot_findings
 
-    check_output(options.output)
-    check_figure(options.figure)
+    output, sheet = options.output or Path("audit.csv"), options.figure or Path("audit.png")
+    check_output(output)
+    check_figure(sheet)
     keep = options.keep or "largest"
     if options.plan is not None:
         check_output(options.plan)
@@ -502,7 +503,7 @@ def _audit(options: argparse.Namespace) -> None:
     with tqdm(total=len(records), desc="Comparing", unit="img", delay=1, leave=False) as bar:
         findings, threshold = audit(records, matrix, subsets, options.threshold, bar.update)
     rows = [[field.name for field in fields(Finding)], *(vars(finding).values() for finding in findings)]
-    write_csv(options.output, rows)
+    write_csv(output, rows)
     if options.json:
         for finding in findings:
             _print_json(vars(finding))
@@ -514,9 +515,9 @@ def _audit(options: argparse.Namespace) -> None:
         write_plan(options.plan, plan)
         moved = [row.bytes for row in plan if row.action == MOVE]
         _say(f"{options.plan}: moves {len(moved)} of {len(plan)} images, {sum(moved) / 1e6:.1f} MB; look it through")
-    save_figure(plot_findings(options.folder, findings), options.figure)
+    save_figure(plot_findings(options.folder, findings), sheet)
     _say(f"{len(records)} images; near-duplicates are closer than {threshold:.4f}")
-    _say(f"written: {options.output}, {options.figure}")
+    _say(f"written: {output}, {sheet}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -556,8 +557,8 @@ def _clean_up(options: argparse.Namespace) -> None:
     from retrieval.stores.location import find_location
 
     folder: Path = options.folder
-    if options.split is not None or options.threshold is not None:
-        raise UserError("--split and --threshold are for an audit: leave them out of --apply and --undo")
+    if any(getattr(options, name) is not None for name in ("split", "threshold", "output", "figure")):
+        raise UserError("--split, --threshold, --output and --figure are an audit's: leave them out")
     check_folder(folder)
     errors: list[str] = []
     try:

@@ -351,7 +351,8 @@ def link_in_place_of(name):
         (["--apply", "no.csv"], "no.csv: no such file or directory"),
         (["--apply", "photos"], "photos: is a directory"),
         (["--undo", "1"], "photos: there is no clean-up 1 in .digitdoodle-trash"),
-        (["--undo", "--threshold", "1"], "--split and --threshold are for an audit: leave them out of --apply and"),
+        (["--undo", "--threshold", "1"], "--split, --threshold, --output and --figure are an audit's: leave them out"),
+        (["--undo", "--figure", "a.png"], "--split, --threshold, --output and --figure are an audit's: leave them out"),
     ],
 )
 def test_bad_options_are_one_clear_line(photos, tmp_path, monkeypatch, capsys, args, message):

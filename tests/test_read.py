@@ -15,7 +15,7 @@ from lightning_modules.commands import read
 from lightning_modules.ctc import sign_accuracy
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
-from lightning_modules.pictures import Number, mark_numbers, read_picture
+from lightning_modules.number_reading import Number, mark_numbers, read_picture
 from tests.conftest import draw_photo
 from tests.test_cli import fail, run
 from tests.test_lines import sheet

@@ -18,7 +18,7 @@ from lightning_modules.cli import main as by_torch
 from lightning_modules.commands import export, predict, read
 from lightning_modules.embedded import EMBEDDED, READER
 from lightning_modules.networks import LineReader
-from lightning_modules.pictures import read_picture
+from lightning_modules.number_reading import read_picture
 from tests.conftest import REPOSITORY, draw_digit, draw_photo
 from tests.test_cli import fail, run
 from tests.test_lines import sheet

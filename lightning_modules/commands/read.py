@@ -20,7 +20,7 @@ from datamodules.text import printable, short_name
 from datamodules.writing import check_output, write_csv
 from lightning_modules.embedded import READER
 from lightning_modules.exported import PROBABILITIES, ExportedNetwork, program_outputs
-from lightning_modules.pictures import Number, Reader, mark_numbers, read_picture
+from lightning_modules.number_reading import Number, Reader, mark_numbers, read_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -80,8 +80,9 @@ def blank() -> Image.Image:
     return Image.new("RGBA", (4, 4))
 
 
-def show_upload(image: gr.Image) -> None:
-    """Show an uploaded image also where its format is none that browsers know."""
+def upload_image(label: str, height: int, elem_id: str) -> gr.Image:
+    """Where a picture is uploaded or pasted, which is shown also where its format is none that browsers know."""
+    image = gr.Image(sources=["upload", "clipboard"], label=label, height=height, format="png", elem_id=elem_id)
 
     def as_png(upload: Upload) -> Any:
         path = stored(upload)
@@ -93,3 +94,4 @@ def show_upload(image: gr.Image) -> None:
             return gr.skip()
 
     image.upload(as_png, image, image, show_progress="hidden", **LISTEN)
+    return image

@@ -9,23 +9,16 @@ from datamodules.errors import UserError
 from datamodules.images import read_image
 from datamodules.ink import SIDE
 from lightning_modules.networks.line_reader import LineReader
-from lightning_modules.pictures import Number, mark_numbers, read_picture
+from lightning_modules.number_reading import Number, mark_numbers, read_picture
 from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
-from retrieval.app.pictures import show_upload
+from retrieval.app.pictures import upload_image
 
 
 def read_tab(reader: LineReader) -> None:
     """Numbers on a picture, row by row, and where they stand."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            upload = gr.Image(
-                sources=["upload", "clipboard"],
-                label="A picture with numbers",
-                height=280,
-                format="png",
-                elem_id="sheet",
-            )
-            show_upload(upload)
+            upload = upload_image("A picture with numbers", 280, "sheet")
             read = gr.Textbox(
                 "Choose a picture.", label="Numbers, row by row", interactive=False, elem_id="read", max_lines=20
             )

@@ -7,7 +7,7 @@ from PIL import Image
 
 from datamodules.errors import UserError
 from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
-from retrieval.app.pictures import GALLERY, enlarged, show_upload
+from retrieval.app.pictures import GALLERY, enlarged, upload_image
 from retrieval.app.recognition import Recogniser
 
 PAPER = 280  # side of the drawing, in pixels
@@ -36,14 +36,7 @@ def recognise_tab(recogniser: Recogniser) -> None:
                 label="Draw a digit",
                 elem_id="canvas",
             )
-            upload = gr.Image(
-                sources=["upload", "clipboard"],
-                label="Or choose a picture of one",
-                height=180,
-                format="png",
-                elem_id="upload",
-            )
-            show_upload(upload)
+            upload = upload_image("Or choose a picture of one", 180, "upload")
         with gr.Column(scale=1, min_width=280):
             probabilities = gr.Label(num_top_classes=10, label="Class probabilities", elem_id="probabilities")
             seen = gr.Image(

@@ -6,7 +6,7 @@ from PIL import Image
 from lightning_modules.checkpoint import load_network
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
-from lightning_modules.pictures import read_picture
+from lightning_modules.number_reading import read_picture
 from tests.browser.conftest import upload
 from tests.test_lines import sheet
 

@@ -25,7 +25,7 @@ from datamodules.images import read_image
 from lightning_modules.checkpoint import load_network
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
-from lightning_modules.pictures import read_picture
+from lightning_modules.number_reading import read_picture
 from retrieval import cli
 from retrieval.app.page import build_page
 from retrieval.app.search_tab import find_samples
