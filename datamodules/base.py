@@ -39,7 +39,6 @@ class BaseDataModule(LightningDataModule):
         UserError: An argument is out of its range.
     """
 
-    in_channels: int
     train_set: BatchDataset | None
     val_set: BatchDataset | None
     test_set: BatchDataset | None
@@ -77,6 +76,11 @@ class BaseDataModule(LightningDataModule):
     @property
     def image_size(self) -> int:
         """Height of the images, in pixels."""
+        raise NotImplementedError
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for colour."""
         raise NotImplementedError
 
     def augment(self, batch: Batch, epoch: int) -> Batch:
@@ -166,12 +170,17 @@ class ImageDataModule(BaseDataModule):
         if folds and split_file is not None:
             raise UserError("folds and split_file both say what is validated: leave one of them out")
         self.folds, self.fold = folds, fold
-        self.in_channels = in_channels
+        self._in_channels = in_channels
         self.classes = None if classes is None else [str(name) for name in classes]
         self.split_file = split_file
         self.balance = balance
         self._drawn: ImageDataset | None = None  # what the batches of training are drawn from
         self._parameters: tuple[int, Tensor] | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for colour."""
+        return self._in_channels
 
     def load(self) -> Collection:
         """Load the images that are split into training and validation."""

@@ -1,12 +1,15 @@
 """A folder of images with a subfolder per class."""
 
+import contextlib
+import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from PIL import ImageChops
+from PIL import Image
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
@@ -24,6 +27,8 @@ from datamodules.images import (
 )
 from datamodules.layout import subset_folders
 
+LOOK = 256  # pixels of a side of the images by which a collection is judged
+
 
 class ImageFolderDataModule(ImageDataModule):
     """Images in a folder per class: ``root/cat/1.jpg``, ``root/dog/2.png``.
@@ -37,7 +42,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_root: Another such folder, with the same classes, for ``test``; without it the validation images
             are used.
         image_size: Images are resized to this many pixels square when they are decoded.
-        in_channels: 1 reads images as grey, 3 as colour.
+        in_channels: 1 reads images as grey, 3 as colour; null is what they are, judging by the first of each class.
         classes: Names of the classes to keep, in this order; None keeps all.
         val_fraction: Share of the images that are held out for validation, in (0, 1), class by class.
         split_seed: Another seed gives another split; the training seed does not matter to it.
@@ -63,7 +68,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_root: str | None = None,
         val_root: str | None = None,
         image_size: int = 100,
-        in_channels: int = 1,
+        in_channels: int | None = None,
         classes: list[str | int] | None = None,
         val_fraction: float = 0.2,
         split_seed: int = 42,
@@ -78,7 +83,7 @@ class ImageFolderDataModule(ImageDataModule):
         max_ram_share: float = 0.25,
     ) -> None:
         super().__init__(
-            in_channels=in_channels,
+            in_channels=1 if in_channels is None else in_channels,
             classes=classes,
             val_fraction=val_fraction,
             split_seed=split_seed,
@@ -93,6 +98,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"image_size must be at least 1 pixel, got {image_size}")
         if on_unreadable not in ("error", "skip"):
             raise UserError(f"on_unreadable must be error or skip, got {on_unreadable!r}")
+        self._looks_for_colour = in_channels is None
         self.root = Path(root)
         subsets = subset_folders(self.root)
         self.train_root = subsets.get("train", self.root)
@@ -107,6 +113,31 @@ class ImageFolderDataModule(ImageDataModule):
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
         return self._image_size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for colour."""
+        if self._looks_for_colour:
+            self._looks_for_colour = False
+            self._in_channels = 3 if any(map(_has_colour, self.first_images)) else 1
+            self.hparams["in_channels"] = self._in_channels  # a checkpoint says what was found
+            if self._in_channels == 3:
+                rank_zero_info("The images have colour, which is kept; --data.in_channels 1 reads them as grey.")
+        return self._in_channels
+
+    @functools.cached_property
+    def first_images(self) -> list[Image.Image]:
+        """The first image of each class that can be read, in colour, of some of the classes where there are many.
+
+        They are read no larger than they must be to have sides of ``LOOK`` pixels, if they have as many.
+        """
+        names = self.class_names
+        found = []
+        for name in names[:: math.ceil(len(names) / 20)]:
+            for path in find_images(self.train_root / name)[:1]:
+                with contextlib.suppress(ImageError):
+                    found.append(read_image(path, channels=3, side=LOOK))
+        return found
 
     @property
     def class_names(self) -> list[str]:
@@ -145,7 +176,6 @@ class ImageFolderDataModule(ImageDataModule):
         collection = self._load(*folders)
         for folder in folders:
             self._tell_of_passed_over(folder)
-        self._tell_of_colour(self.train_root)
         return collection
 
     def load_test(self) -> Collection | None:
@@ -229,19 +259,11 @@ class ImageFolderDataModule(ImageDataModule):
         if note is not None:
             rank_zero_info(note)
 
-    @rank_zero_only
-    def _tell_of_colour(self, root: Path) -> None:
-        """Say so where grey is taken from images that have colour, judging by the first of each class."""
-        if self.in_channels == 3:
-            return
-        for name in self.class_names:
-            try:
-                red, green, blue = read_image(find_images(root / name)[0], channels=3).split()
-            except ImageError:
-                continue
-            if ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox():
-                rank_zero_info(f"Colour images in {root} are read as grey; keep it with --data.in_channels 3.")
-                return
+
+def _has_colour(image: Image.Image) -> bool:
+    """Whether more than a hundredth of an image is clearly coloured: a tint of paper or noise is none."""
+    pixels = np.asarray(image)
+    return bool((np.ptp(pixels, axis=2) > 32).mean() > 0.01)
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -72,6 +72,11 @@ class Classifier(Network):
         self.val_metrics = self.train_metrics.clone(prefix="val_")
         self.test_metrics = MetricCollection({"accuracy": accuracy.clone(), "per_class": per_class}, prefix="test_")
 
+    @property
+    def reads_photographs(self) -> bool:
+        """Whether it is made for photographs, by which ``fit`` gives advice."""
+        return False
+
     def forward_pooled(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 or float in [0, 1] -> (B, D), float: pooled features."""
         raise NotImplementedError
@@ -150,6 +155,11 @@ class Classifier(Network):
         weights = self.recipe.class_weights
         if isinstance(data, ImageDataModule):
             self.normalizer = data.fit_normalizer()
+            if self.normalizer is None and data.in_channels == 3 and not self.reads_photographs:
+                rank_zero_info(
+                    "The images look like photographs: in colour, and not of strokes on an even ground. "
+                    "configs/photographs.yaml is the recipe for such."
+                )
             assert data.train_set is not None
             counts = torch.from_numpy(data.train_set.class_counts(len(self.class_names)))
             if weights is None and not data.balance:

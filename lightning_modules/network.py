@@ -91,6 +91,11 @@ class Network(LightningModule):
         """What an exported ONNX program gives, by the names of its outputs, from images as ``probabilities`` takes."""
         return {PROBABILITIES: self.probabilities(images)}
 
+    def forward_batch(self, batch: Batch) -> Tensor:
+        """What ``forward`` gives for the images of a batch."""
+        outputs: Tensor = self(batch.images)
+        return outputs
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What is trained on: the mean over a batch."""
         raise NotImplementedError
@@ -138,7 +143,7 @@ class Network(LightningModule):
             DivergedError: The loss is not finite.
         """
         batch = as_batch(batch)
-        outputs = self(batch.images)
+        outputs = self.forward_batch(batch)
         loss = self.training_loss(outputs, batch)
         if not torch.isfinite(loss):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
@@ -179,7 +184,7 @@ class Network(LightningModule):
     def _score(self, subset: str, metrics: MetricCollection, batch: Batch) -> None:
         batch = as_batch(batch)
         with self.scoring():
-            outputs = self(batch.images)
+            outputs = self.forward_batch(batch)
             losses = {
                 f"{subset}_loss": self.reported_loss(outputs, batch.labels),
                 f"{subset}_objective": self.loss(outputs, batch.labels),

@@ -632,6 +632,13 @@ def test_a_quick_trial_leaves_nothing(workplace, capsys):
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.parametrize("root", ["digits", "photos"])
+def test_the_recipe_for_photographs_is_named_where_images_look_like_them(capsys, caplog, workplace, photos, root):
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, "--data.root", root, "--trainer.max_epochs", "1")
+    assert ("configs/photographs.yaml" in caplog.text) == (root == "photos")
+
+
 def test_colour_images_keep_their_channels(workplace, capsys):
     run(capsys, "fit", "--config", TINY, "--data.in_channels", "3", "--trainer.max_epochs", "1")
     model = load_classifier(workplace / "runs" / "custom_cnn" / "version_0" / "checkpoints" / "best.ckpt")

@@ -202,18 +202,28 @@ def test_unreadable_images_can_be_skipped(digits, caplog):
     assert "0_digits/3.png: empty file" in caplog.text
 
 
-def test_colour_that_is_thrown_away_is_mentioned(digits, caplog):
+def test_colour_is_kept_where_there_is_some_unless_told_otherwise(digits, caplog):
+    image = draw_digit(0, 0).convert("RGB")
     with caplog.at_level("INFO"):
-        set_up(ImageFolderDataModule(str(digits), image_size=20))
-        assert "Colour" not in caplog.text
-        draw_digit(0, 0).convert("RGB").point(lambda value: value // 2, "RGB")
-        image = draw_digit(0, 0).convert("RGB")
-        image.putpixel((0, 0), (255, 0, 0))
-        image.save(digits / "0_digits" / "0.png")
-        set_up(ImageFolderDataModule(str(digits), image_size=20))
-        assert "--data.in_channels 3" in caplog.text
-    colour = set_up(ImageFolderDataModule(str(digits), image_size=20, in_channels=3))
-    assert colour.train_set.batch([0]).images.shape == (1, 3, 20, 20)
+        image.putpixel((0, 0), (255, 0, 0))  # of a hundredth of the pixels or less
+        image.save(digits / "1_digits" / "0.png")
+        grey = set_up(ImageFolderDataModule(str(digits), image_size=20))
+        assert grey.train_set.batch([0]).images.shape == (1, 1, 20, 20)
+        assert "colour" not in caplog.text
+        image.paste((255, 0, 0), (0, 0, 5, 5))
+        image.save(digits / "1_digits" / "0.png")
+        colour = set_up(ImageFolderDataModule(str(digits), image_size=20))
+        assert colour.train_set.batch([0]).images.shape == (1, 3, 20, 20)
+        assert colour.hparams["in_channels"] == 3
+        assert "--data.in_channels 1" in caplog.text
+    for channels in (1, 3):
+        told = set_up(ImageFolderDataModule(str(digits), image_size=20, in_channels=channels))
+        assert told.train_set.batch([0]).images.shape == (1, channels, 20, 20)
+
+
+def test_a_first_image_that_is_broken_is_passed_over_when_colour_is_looked_for(digits):
+    (digits / "0_digits" / "0.png").write_bytes(b"")
+    assert ImageFolderDataModule(str(digits)).in_channels == 1
 
 
 @pytest.mark.parametrize(("processes", "mapped"), [(1, False), (2, True)])

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -110,6 +111,71 @@ def test_a_frozen_backbone_does_not_move_in_any_weight_or_buffer(weights, capsys
     assert not changed(seen[0], seen[3])
     assert not Watch.graph
     assert (workplace / "runs" / "mobilenetv2" / "version_0" / "summary.json").exists()
+
+
+class Seen(Callback):
+    """Counts the images that the backbone sees in training, and in validation."""
+
+    counts = ()
+
+    def on_fit_start(self, trainer, pl_module):
+        Seen.counts = []
+        pl_module.backbone.conv_stem.register_forward_pre_hook(lambda layer, inputs: Seen.counts.append(len(inputs[0])))
+
+
+PLAIN = ["--model.unfreeze_at", "null", "--data.augmentation", "null"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (PLAIN, 48 + 12),  # each image once, in three epochs
+        ([*PLAIN, "--data.balance", "true"], 48 + 12),
+        (["--model.unfreeze_at", "null"], 3 * 48 + 12),  # augmented anew in each epoch
+        ([*PLAIN, "--trainer.limit_train_batches", "1"], 3 * 16 + 12),
+        (["--data.augmentation", "null"], 3 * (48 + 12)),
+    ],
+)
+def test_a_backbone_that_stays_frozen_sees_an_image_that_stays_the_same_once(weights, capsys, options, expected):
+    run(
+        capsys,
+        "fit",
+        "--config",
+        TINY,
+        *SMALL,
+        *weights,
+        *options,
+        "--trainer.callbacks",
+        "tests.test_mobilenetv2.Seen",
+    )
+    assert sum(Seen.counts) == expected
+
+
+def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsys, workplace):
+    run(capsys, "fit", "--config", TINY, *SMALL, *weights, *PLAIN)
+    folder = workplace / "runs" / "mobilenetv2" / "version_0"
+    with (folder / "metrics.csv").open() as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    best = json.loads((folder / "summary.json").read_text())["best_epoch"]
+    scored = run(capsys, "validate", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"))
+    assert f"{losses[best - 1]:.4f}" in scored
+
+
+def test_a_run_on_kept_features_resumes_bit_for_bit(weights, capsys, workplace):
+    config = ["--config", TINY, *SMALL, *weights, *PLAIN, "--model.recipe.schedule", "constant"]
+    run(capsys, "fit", *config, "--name", "whole")
+    run(capsys, "fit", *config, "--name", "part", "--trainer.max_epochs", "1")
+    last = {name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "part")}
+    run(capsys, "fit", *config, "--name", "rest", "--ckpt_path", str(last["part"]))
+    assert_same_weights(last["whole"], workplace / "runs" / "rest" / "version_0" / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(("size", "mentioned"), [("20", True), ("32", False)])
+def test_images_that_are_made_smaller_and_then_enlarged_are_mentioned(weights, capsys, caplog, photos, size, mentioned):
+    options = [*PLAIN, "--data.root", "photos", "--data.image_size", size, "--trainer.max_epochs", "1"]
+    with caplog.at_level("INFO"):
+        run(capsys, "fit", "--config", TINY, *SMALL, *weights, *options)
+    assert ("--data.image_size 32 keeps more" in caplog.text) == mentioned
 
 
 def test_the_backbone_learns_from_the_epoch_it_is_told(weights, capsys):
@@ -226,7 +292,7 @@ def test_the_real_weights_know_a_photograph(shared):
 
 
 def test_the_recipes_train(weights, capsys, digits):
-    for config in ("mobilenetv2", "mobilenetv2_frozen"):
+    for config in ("mobilenetv2", "mobilenetv2_frozen", "photographs"):
         quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--model.input_size", "32"]
         options = ["--data.root", str(digits), "--data.image_size", "20", "--model.variant", "mobilenetv2_035"]
         path = f"{TINY.rpartition('tests')[0]}configs/{config}.yaml"

@@ -6,11 +6,18 @@ from typing import Any
 
 import timm
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from datamodules.base import ImageDataModule
+from datamodules.dataset import Batch, BatchDataset
 from datamodules.errors import UserError
+from datamodules.image_folder import ImageFolderDataModule
 from lightning_modules.backbone import averaged_maps, create_backbone, load_backbone
 from lightning_modules.classifier import Classifier
+from lightning_modules.hardware import full_precision
 from lightning_modules.preprocessing import Preprocessing
 from lightning_modules.recipe import Recipe
 from lightning_modules.weights import read_start
@@ -23,7 +30,8 @@ class TimmClassifier(Classifier):
 
     Size, mean, standard deviation and interpolation of its input are those that its weights were trained with. The head
     is dense → ReLU → dropout → classes on the pooled features. While the backbone is frozen it has no gradients, keeps
-    no graph, and its batch normalisation neither adapts nor uses the batch's statistics.
+    no graph, and its batch normalisation neither adapts nor uses the batch's statistics. One that stays frozen sees an
+    image that isn't augmented only once a run: its features are kept, in full precision.
 
     Args:
         class_names: Names of the classes, in the order of the outputs.
@@ -86,6 +94,7 @@ class TimmClassifier(Classifier):
             nn.Linear(hidden, len(class_names)),
         )
         self.frozen = unfreeze_at != 0
+        self._features: dict[str, Tensor] = {}  # of the subsets whose images a frozen backbone sees only once
         if weights not in (None, "pretrained"):
             state = read_start(Path(weights))
             if any(name.startswith("backbone.") for name in state):
@@ -107,6 +116,23 @@ class TimmClassifier(Classifier):
             raise UserError(
                 f"unfreeze_at {self.unfreeze_at} with several processes needs "
                 "--trainer.strategy ddp_find_unused_parameters_true"
+            )
+
+    @property
+    def reads_photographs(self) -> bool:
+        """Whether images are as large as the weights were trained on."""
+        return bool(self.preprocessing.size >= self.backbone.pretrained_cfg["input_size"][-1])
+
+    def on_fit_start(self) -> None:
+        """As every classifier; and say so where images are enlarged that were larger before they were read."""
+        super().on_fit_start()
+        data, wanted = getattr(self.trainer, "datamodule", None), self.preprocessing.size
+        if not isinstance(data, ImageFolderDataModule) or data.image_size >= wanted:
+            return
+        if any(min(image.size) > data.image_size for image in data.first_images):
+            rank_zero_info(
+                f"Images are made smaller, to {data.image_size} pixels, and then enlarged to the {wanted} of the "
+                f"network: --data.image_size {wanted} keeps more of what they show."
             )
 
     def train(self, mode: bool = True) -> "TimmClassifier":
@@ -147,6 +173,45 @@ class TimmClassifier(Classifier):
                 return features
             # No image depends on another: in parts a large batch takes half the time and a quarter of the memory.
             return torch.cat([self.backbone(self.preprocessing(part)) for part in torch.split(images, PART)])
+
+    def forward_batch(self, batch: Batch) -> Tensor:
+        """What ``forward`` gives, from features that are kept where there are some."""
+        dataset = self._unchanging()
+        if dataset is None:
+            return super().forward_batch(batch)
+        subset = "train" if self.trainer.training else "val"
+        if subset not in self._features:
+            self._features[subset] = self._pool(dataset)
+        return self.forward_head(self._features[subset][batch.indices])
+
+    def _unchanging(self) -> BatchDataset | None:
+        """The images at hand, if a run of one process looks at all of them in each epoch with a frozen backbone."""
+        trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
+        fits = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
+        if self.unfreeze_at is not None or not fits or not isinstance(data, ImageDataModule):
+            return None
+        loader: Any = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
+        (batches,) = [trainer.num_training_batches] if trainer.training else trainer.num_val_batches
+        if len(loader) != batches or (trainer.training and data.augmentation is not None):
+            return None
+        dataset: BatchDataset = loader.dataset
+        return dataset
+
+    @torch.no_grad()
+    def _pool(self, dataset: BatchDataset) -> Tensor:
+        """(N, D), float32: the pooled features of all images; the same bits whatever the order of the batches."""
+        parts = []
+        progress = tqdm(total=len(dataset), desc="Computing features", unit="img", delay=1, leave=False)
+        with progress, full_precision(self.device):
+            for start in range(0, len(dataset), PART):
+                images = dataset.batch(range(start, min(start + PART, len(dataset)))).images
+                parts.append(self.forward_pooled(images.to(self.device)))
+                progress.update(len(images))
+        return torch.cat(parts).float()
+
+    def on_fit_end(self) -> None:
+        """Let the features go."""
+        self._features.clear()
 
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, K), float: class scores (logits)."""
