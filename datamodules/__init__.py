@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.augmentation import Augmentation as Augmentation
     from datamodules.augmentation import BaseAugmentation as BaseAugmentation
     from datamodules.base import ImageDataModule as ImageDataModule
+    from datamodules.corrupting_augmentation import CorruptingAugmentation as CorruptingAugmentation
     from datamodules.dataset import Batch as Batch
     from datamodules.digits import DigitsDataModule as DigitsDataModule
     from datamodules.errors import UserError as UserError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Augmentation": "augmentation",
     "BaseAugmentation": "augmentation",
+    "CorruptingAugmentation": "corrupting_augmentation",
     "Batch": "dataset",
     "DigitsDataModule": "digits",
     "ImageDataModule": "base",

@@ -3,7 +3,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from datamodules import Augmentation, TorchvisionAugmentation, UserError
+from datamodules import Augmentation, CorruptingAugmentation, TorchvisionAugmentation, UserError
 from datamodules.augmentation import NODES, bend
 
 STRONG = Augmentation(degrees=40, translate=(0.2, 0.1), scale=(0.7, 1.4), contrast=0.5)
@@ -149,3 +149,43 @@ def test_transforms_must_leave_images_their_size():
     augmentation = TorchvisionAugmentation([{"CenterCrop": {"size": 8}}])
     with pytest.raises(UserError, match="must leave images their size"):
         augmentation(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), augmentation.draw(0, 0, 2))
+
+
+CORRUPTING = CorruptingAugmentation(degrees=0, translate=(0, 0), scale=(1, 1), contrast=0, share=1)
+
+
+def test_nothing_is_corrupted_of_a_share_of_none():
+    images = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8)
+    plain = Augmentation(elastic=0.1)
+    none = CorruptingAugmentation(elastic=0.1, share=0)
+    torch.testing.assert_close(none(images, none.draw(1, 2, 8)), plain(images, plain.draw(1, 2, 8)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("share", [0.25, 1])
+def test_corrupted_images_stay_images(channels, share):
+    augmentation = CorruptingAugmentation(share=share)
+    images = torch.randint(0, 256, (64, channels, 20, 30), dtype=torch.uint8)
+    corrupted = augmentation(images, augmentation.draw(0, 0, 64))
+    assert corrupted.shape == images.shape
+    assert corrupted.min() >= 0
+    assert corrupted.max() <= 1
+    assert not corrupted.isnan().any()
+
+
+def test_each_kind_of_corruption_is_on_its_share_of_the_images():
+    images = torch.zeros(4000, 1, 6, 6, dtype=torch.uint8)
+    images[:, :, 2:4, 2:4] = 200
+    some = CorruptingAugmentation(degrees=0, translate=(0, 0), scale=(1, 1), contrast=0, share=0.25)
+    corrupted = some(images, some.draw(0, 0, 4000))
+    untouched = ((corrupted - images / 255).abs().amax(dim=(1, 2, 3)) < 1e-5).float().mean()
+    assert 0.75**6 - 0.03 < untouched < 0.75**6 + 0.06  # lines may miss an image, and the inverted part be nothing
+
+
+def test_how_an_image_is_corrupted_follows_from_its_own_parameters():
+    images = torch.randint(0, 256, (16, 1, 28, 28), dtype=torch.uint8)
+    parameters = CORRUPTING.draw(3, 1, 16)
+    whole = CORRUPTING(images, parameters)
+    for row in (0, 7, 15):
+        torch.testing.assert_close(whole[row : row + 1], CORRUPTING(images[row : row + 1], parameters[row : row + 1]))
+    assert not torch.equal(whole, CORRUPTING(images, CORRUPTING.draw(3, 2, 16)))
