@@ -4,8 +4,9 @@ import contextlib
 import inspect
 import math
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules
 from datamodules.errors import UserError, exit_status
+from datamodules.figures import save_figure
 from datamodules.imports import HELP, import_modules
 from datamodules.normalizer import DigitNormalizer
 from datamodules.text import as_table, printable
@@ -43,8 +46,17 @@ from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.folds import Folds
 from lightning_modules.hardware import fastest_precision
 from lightning_modules.network import Network
+from lightning_modules.plots import plot_range_test
 from lightning_modules.run import Run
 from lightning_modules.summary import describe
+from lightning_modules.tuning import (
+    TRAINER,
+    RangeTest,
+    check_tunable,
+    find_batch_size,
+    find_learning_rate,
+    set_learning_rate,
+)
 from lightning_modules.weights import read_weights
 
 # Lightning warns of these; each is as it should be.
@@ -69,7 +81,7 @@ TRAINER_COMMANDS = {
     "predict": {"return_predictions"},
 }
 
-MACHINE = {"accelerator", "devices", "num_nodes", "strategy"}  # what of the Trainer may change from fold to fold
+MACHINE = {"accelerator", "devices", "num_nodes", "strategy"}  # may change from fold to fold, or trial to trial
 
 read_configs_as_meant()
 for name in datamodules.__all__:  # to be found by name on the command line
@@ -82,12 +94,22 @@ class DigitDoodleCLI(LightningCLI):
     The network is built from the data: their class names, channels and size are linked to it. A checkpoint carries
     the hyper-parameters of both, which stand in for a config that isn't given. Results go to stdout, everything
     else to stderr.
+
+    Args:
+        args: A command and its options; None for those of this process.
+        into: Where ``fit`` leaves its run, and goes on from the last checkpoint in it; None makes a new folder, and
+            prints the result.
+        callbacks: Further ones of the Trainer of ``fit``.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
+    def __init__(self, args: ArgsType = None, into: Run | None = None, callbacks: Sequence[Callback] = ()) -> None:
+        self.into = into
+        self.callbacks = callbacks
         self.run: Run | None = None
         self.report: RunReport | None = None
         self.folds: Folds | None = None
+        self.tuning_in: str | None = None  # a folder, while the Trainer tunes
+        self.range_test: RangeTest | None = None
         super().__init__(
             Network,
             None,
@@ -130,6 +152,13 @@ class DigitDoodleCLI(LightningCLI):
             default="val_accuracy",
             help="What the best checkpoint is chosen by; the objective is the loss that is trained on, with smoothing.",
         )
+        parser.add_argument(
+            "--tune",
+            type=Literal["lr", "batch_size", "batch_size,lr"] | None,
+            default=None,
+            help="What is found before training and written into config.yaml: the learning rate by a range test, the "
+            "batch size by how many images fit into memory, or first the one, then the other.",
+        )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
             {
@@ -165,7 +194,11 @@ class DigitDoodleCLI(LightningCLI):
                 raise UserError(f"model.{name} follows from the data and can't be set; remove it")
         if self.subcommand == "fit":
             check_optimizer(config)
+            if config.tune:
+                check_tunable(config)
             self.folds = self._plan_folds(config)
+            if self.into is not None:
+                self._go_on_in(self.into)
         else:
             self.save_config_callback = None
         if self.subcommand == "predict":
@@ -182,11 +215,37 @@ class DigitDoodleCLI(LightningCLI):
         """
         if self.folds is not None and self.config.fit.data.init_args.fold is None:
             return
+        if self.subcommand == "fit" and self.config.fit.tune:
+            self._tune()
+        self._build()
+
+    def _build(self) -> None:
         super().instantiate_classes()
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.get("optimizer"):
             chosen = {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
             self.model.optimizer_init = {name: without_enums(init).as_dict() for name, init in chosen.items()}
+
+    def _tune(self) -> None:
+        """Find what is asked for; the run is then the one that its config gives, which no longer asks for it."""
+        config, wanted = self.config.fit, self.config.fit.tune.split(",")
+        config.tune = None
+        with tempfile.TemporaryDirectory() as folder:  # Lightning keeps the weights here that it starts again from
+            self.tuning_in = folder
+            if "batch_size" in wanted:
+                self._build()
+                with self._running():
+                    config.data.init_args.batch_size = find_batch_size(self.trainer, self.model, self.datamodule)
+                rank_zero_info(f"Batch size {config.data.init_args.batch_size}, found by what fits into memory.")
+                self._set_seed()
+            if "lr" in wanted:
+                self._build()
+                with self._running():
+                    self.range_test = find_learning_rate(self.trainer, self.model, self.datamodule)
+                set_learning_rate(config, self.range_test.suggestion)
+                rank_zero_info(f"Learning rate {self.range_test.suggestion:g}, found by a range test.")
+                self._set_seed()
+        self.tuning_in = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
@@ -204,15 +263,17 @@ class DigitDoodleCLI(LightningCLI):
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
         kwargs["use_distributed_sampler"] = False  # the datamodules share the images out
+        if self.tuning_in is not None:
+            kwargs |= {**TRAINER, "default_root_dir": self.tuning_in, "callbacks": []}
+            trainer = super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+            check_one_process(trainer, "--tune")
+            return trainer
         interrupt = InterruptBetweenBatches()
         if self.subcommand != "fit" or config["fast_dev_run"] or config["barebones"]:
             # A logger would leave an empty run folder behind.
             callbacks = [*callbacks, interrupt]
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks, **kwargs)
-        if self.folds is None:
-            run = self._create_run(type(self.model))
-        else:
-            run = self.folds.runs[self.config.fit.data.init_args.fold]
+        run = self.into or self._create_run(type(self.model))
         self.run = run if _is_first() else None
         self.report = RunReport(run)
         kwargs["default_root_dir"] = str(run.folder)  # for what else the Trainer and its callbacks may write
@@ -223,7 +284,7 @@ class DigitDoodleCLI(LightningCLI):
             last.dirpath = str(run.checkpoints)
             best = BestCheckpoint(self.config[self.subcommand].monitor, run.checkpoints)
             callbacks = [*callbacks, best, last]
-        callbacks = [*callbacks, self.report, interrupt]
+        callbacks = [*callbacks, *self.callbacks, self.report, interrupt]
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -255,10 +316,7 @@ class DigitDoodleCLI(LightningCLI):
         folds = Folds(Path(path), count)
         before = yaml.safe_load(folds.config.read_text(encoding="utf-8"))
         now = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
-        for trainer in (before.get("trainer", {}), now["trainer"]):
-            for name in MACHINE:
-                trainer.pop(name, None)
-        changed = [name for name in before if name != "ckpt_path" and before[name] != now.get(name)]
+        changed = changed_settings(before, now)
         if changed:
             raise UserError(f"{path}: began with other settings: {', '.join(changed)}; leave them or start a new run")
         return folds
@@ -272,10 +330,8 @@ class DigitDoodleCLI(LightningCLI):
         try:
             for fold in folds.left():
                 rank_zero_info(f"Fold {fold} of {len(folds.runs)}")
-                last = folds.last_checkpoint(fold)
-                if _is_first() and last is None:
-                    folds.start_again(fold)
-                config.data.init_args.fold, config.ckpt_path = fold, last
+                config.data.init_args.fold = fold
+                self._go_on_in(folds.runs[fold])
                 self._set_seed()
                 self.instantiate_classes()
                 super()._run_subcommand(subcommand)
@@ -292,6 +348,12 @@ class DigitDoodleCLI(LightningCLI):
         if _is_first():
             print(folds.report(_device(config.trainer.accelerator)))
 
+    def _go_on_in(self, run: Run) -> None:
+        """Let ``fit`` leave its run in this folder, and go on from the last checkpoint in it."""
+        self.into, self.config.fit.ckpt_path = run, run.last_checkpoint()
+        if _is_first() and self.config.fit.ckpt_path is None:
+            run.start_again()
+
     def _discard(self) -> None:
         """Leave nothing of a run that has come to nothing."""
         if self.run is not None:
@@ -300,13 +362,15 @@ class DigitDoodleCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then print the result."""
         try:
+            if self.range_test is not None and self.run is not None:
+                save_figure(plot_range_test(self.range_test), self.run.folder / "learning_rate.png")
             with self._running():
                 self.trainer.fit(**kwargs, weights_only=True)
         except BaseException:
             self._discard()
             raise
         finally:
-            if self.report is not None and self.report.summary is not None and self.folds is None:
+            if self.report is not None and self.report.summary is not None and self.into is None:
                 print(describe(self.report.summary))
 
     def validate(self, **kwargs: Any) -> None:
@@ -382,6 +446,28 @@ def without_enums(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The top-level settings in which two configs of ``fit`` differ, other than in what the machine decides."""
+    for trainer in (before.get("trainer", {}), now["trainer"]):
+        for name in MACHINE:
+            trainer.pop(name, None)
+    return [name for name in before if name != "ckpt_path" and before[name] != now.get(name)]
+
+
+def check_one_process(trainer: Trainer, what: str) -> None:
+    """Refuse several processes, before they are started.
+
+    Args:
+        trainer: The Trainer.
+        what: What can't have them.
+
+    Raises:
+        UserError: There would be several.
+    """
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        raise UserError(f"{what} works in one process on one device: add --trainer.devices 1")
+
+
 def check_optimizer(config: Any) -> None:
     """Refuse an optimiser on the command line beside a recipe that isn't the network's default.
 
@@ -435,9 +521,16 @@ def _device(accelerator: Any) -> torch.device:
     return torch.device("cpu")
 
 
-def main(args: ArgsType = None) -> int:
-    """Run a command; returns its exit status, as ``exit_status`` has it; 2 for a command line that can't be parsed."""
+@contextlib.contextmanager
+def ignored_warnings() -> Iterator[None]:
+    """Keep to ourselves what Lightning warns of without need."""
     with warnings.catch_warnings():
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        yield
+
+
+def main(args: ArgsType = None) -> int:
+    """Run a command; returns its exit status, as ``exit_status`` has it; 2 for a command line that can't be parsed."""
+    with ignored_warnings():
         return exit_status(lambda: DigitDoodleCLI(_with_imports(args)))

@@ -1,7 +1,6 @@
 """Cross-validation: a run for each fold, and what they say together."""
 
 import csv
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from datamodules.errors import UserError, reason
 from datamodules.figures import save_figure
 from datamodules.text import as_table
 from datamodules.writing import write_csv
-from lightning_modules.checkpoint import load_classifier, read_checkpoint
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands.compare import plot_comparison
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.plots import plot_confusion_matrix
@@ -61,20 +60,6 @@ class Folds:
     def left(self) -> list[int]:
         """The folds that are not finished."""
         return [fold for fold in self.runs if fold not in self.finished()]
-
-    def last_checkpoint(self, fold: int) -> str | None:
-        """What a fold that was interrupted goes on from; None where it has none that is whole."""
-        last = self.runs[fold].last
-        try:
-            read_checkpoint(last)
-        except UserError:
-            return None
-        return str(last)
-
-    def start_again(self, fold: int) -> None:
-        """Make an empty folder for a fold, which may have been killed before its first checkpoint was written."""
-        shutil.rmtree(self.runs[fold].folder, ignore_errors=True)
-        self.runs[fold].folder.mkdir()
 
     def finish(self, fold: int, summary: dict[str, Any]) -> None:
         """Note that a fold is finished, with the result of its run."""

@@ -55,6 +55,7 @@ class Network(LightningModule):
         train_metrics: Of outputs and labels, with ``train_accuracy`` among them.
         val_metrics: The same for validation.
         test_metrics: The same for the test set.
+        may_diverge: Whether training goes on with a loss that is not finite, as a range test of the learning rate does.
     """
 
     calibration: Temperature
@@ -66,6 +67,7 @@ class Network(LightningModule):
         super().__init__()
         self.recipe = recipe
         self.optimizer_init: dict[str, Any] | None = None  # chosen on the command line, in place of the recipe's
+        self.may_diverge = False
         self.save_hyperparameters(logger=False)
         taken = inspect.signature(type(self)).parameters
         for name in self.hparams.keys() - taken.keys():
@@ -145,7 +147,7 @@ class Network(LightningModule):
         batch = as_batch(batch)
         outputs = self.forward_batch(batch)
         loss = self.training_loss(outputs, batch)
-        if not torch.isfinite(loss):
+        if not (torch.isfinite(loss) or self.may_diverge):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
         self.train_metrics(outputs.detach(), batch.labels)
         reported = self.reported_loss(outputs.detach(), batch.labels)
@@ -160,6 +162,8 @@ class Network(LightningModule):
         Raises:
             DivergedError: The validation loss or a weight is not finite.
         """
+        if self.may_diverge:
+            return
         val_loss = self.trainer.callback_metrics.get("val_loss")
         if val_loss is not None and not torch.isfinite(val_loss):
             raise self._diverged(f"the validation loss is {val_loss.item()} after the last step")

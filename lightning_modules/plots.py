@@ -13,6 +13,7 @@ from datamodules.text import as_text, short_name
 from lightning_modules.ctc import as_lists
 from lightning_modules.evaluation import Predictions
 from lightning_modules.reading import Readings
+from lightning_modules.tuning import RangeTest
 
 MAX_WRITTEN_CLASSES = 20  # beyond this the numbers in a confusion matrix can't be read
 
@@ -51,6 +52,20 @@ def frame_accuracies(axes: Axes, runs: list[list[float]]) -> None:
     axes.grid(alpha=0.3)
     for text in axes.legend(loc="lower right").get_texts():
         text.set_parse_math(False)  # a run may be called anything
+
+
+def plot_range_test(found: RangeTest) -> Figure:
+    """Training loss as the learning rate grows, with a dashed line at the rate that was chosen."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(found.rates, found.losses)
+    axes.axvline(found.suggestion, color="black", ls="--", lw=1, label=f"chosen: {found.suggestion:g}")
+    axes.set_xscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.2 * found.losses[0]))  # where it diverges it is off the edge
+    axes.set(xlabel="learning rate", ylabel="training loss (running average)", title="Range test of the learning rate")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def plot_classes(

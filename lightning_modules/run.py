@@ -69,6 +69,19 @@ class Run:
         """The run that a checkpoint lies in, if it lies in one."""
         return cls(path.absolute().parent.parent)
 
+    def last_checkpoint(self) -> str | None:
+        """What a run that was interrupted goes on from; None where it has none that is whole."""
+        try:
+            read_checkpoint(self.last)
+        except UserError:
+            return None
+        return str(self.last)
+
+    def start_again(self) -> None:
+        """Make an empty folder for a run, which may have been killed before its first checkpoint was written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+
     def discard(self) -> None:
         """Remove the folder, unless there is a checkpoint in it, and those above it that are empty then."""
         if self.checkpoints.exists():

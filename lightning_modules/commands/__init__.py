@@ -8,6 +8,7 @@ COMMANDS = {
     "export": "lightning_modules.commands.export",
     "predict": "lightning_modules.commands.predict",
     "read": "lightning_modules.commands.read",
+    "sweep": "lightning_modules.commands.sweep",
 }
 
 
