@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.augmentation import Augmentation as Augmentation
     from datamodules.augmentation import BaseAugmentation as BaseAugmentation
     from datamodules.base import ImageDataModule as ImageDataModule
+    from datamodules.corrections import CorrectionsDataModule as CorrectionsDataModule
     from datamodules.dataset import Batch as Batch
     from datamodules.digits import DigitsDataModule as DigitsDataModule
     from datamodules.errors import UserError as UserError
@@ -24,6 +25,7 @@ _MODULES = {
     "Augmentation": "augmentation",
     "BaseAugmentation": "augmentation",
     "Batch": "dataset",
+    "CorrectionsDataModule": "corrections",
     "DigitsDataModule": "digits",
     "ImageDataModule": "base",
     "UserError": "errors",
