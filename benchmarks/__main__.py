@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    adapting,
     data_path,
     finetuning,
     handwriting,
@@ -31,6 +32,7 @@ BENCHES = {
     "reading": reading.run,
     "small": small_data.run,
     "imbalance": imbalance.run,
+    "adapt": adapting.run,
     "retrieval": searching.run,
     "startup": startup.run,
     "page": serving.run,

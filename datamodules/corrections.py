@@ -86,11 +86,6 @@ class CorrectionsDataModule(ImageDataModule):
         """Names of the classes that the network tells apart."""
         return self._class_names
 
-    @property
-    def to_replay(self) -> ImageDataModule:
-        """What is replayed here, too: the pictures of this folder may be learnt from again by naming it."""
-        return self.replay
-
     def prepare_data(self) -> None:
         """Get the images to replay ready, once for all processes of a machine."""
         self.replay.prepare_data()

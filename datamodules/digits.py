@@ -81,7 +81,7 @@ class DigitsDataModule(ImageDataModule):
 
     @property
     def to_replay(self) -> ImageDataModule:
-        """MNIST alone: drawing all others takes minutes."""
+        """MNIST alone, with the same order for validation: drawing all others takes minutes."""
         return self._mnist
 
     def prepare_data(self) -> None:
