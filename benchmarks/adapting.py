@@ -18,13 +18,13 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.embedded import EMBEDDED
 from lightning_modules.evaluation import evaluate
 
-WRITERS, CORRECTED = 5, 20
+WRITERS, CORRECTED = 3, 20
 PICTURES = 160  # that a writer draws for the network to get wrong, and as many to be scored
 FIRST = 200  # the settings were chosen on writers with smaller numbers
 
 
 def run(options: Options) -> list[Measurement]:
-    """Adapt the network that comes with the package by ``configs/adapt.yaml``, to five writers with odd digits."""
+    """Adapt the network that comes with the package by ``configs/adapt.yaml``, to three writers with odd digits."""
     if options.data is None or options.smoke:
         say("adapt: needs MNIST in --data-root; left out")
         return []
