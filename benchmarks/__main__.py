@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    adapting,
     data_path,
     finetuning,
     handwriting,
@@ -33,6 +34,7 @@ BENCHES = {
     "small": small_data.run,
     "imbalance": imbalance.run,
     "robustness": robustness.run,
+    "adapt": adapting.run,
     "retrieval": searching.run,
     "startup": startup.run,
     "page": serving.run,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.augmentation import Augmentation as Augmentation
     from datamodules.augmentation import BaseAugmentation as BaseAugmentation
     from datamodules.base import ImageDataModule as ImageDataModule
+    from datamodules.corrections import CorrectionsDataModule as CorrectionsDataModule
     from datamodules.corrupting_augmentation import CorruptingAugmentation as CorruptingAugmentation
     from datamodules.dataset import Batch as Batch
     from datamodules.digits import DigitsDataModule as DigitsDataModule
@@ -26,6 +27,7 @@ _MODULES = {
     "BaseAugmentation": "augmentation",
     "CorruptingAugmentation": "corrupting_augmentation",
     "Batch": "dataset",
+    "CorrectionsDataModule": "corrections",
     "DigitsDataModule": "digits",
     "ImageDataModule": "base",
     "UserError": "errors",

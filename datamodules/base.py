@@ -190,6 +190,11 @@ class ImageDataModule(BaseDataModule):
         """Load the official test set; None where there is none."""
         return None
 
+    @property
+    def to_replay(self) -> "ImageDataModule":
+        """The images that keep a network, trained on these, from forgetting them; others where these take long."""
+        return self
+
     def choose_classes(self, available: list[str]) -> list[str]:
         """Those of the available classes that ``classes`` keeps, in its order.
 

@@ -79,6 +79,11 @@ class DigitsDataModule(ImageDataModule):
         """The digits."""
         return self._mnist.class_names
 
+    @property
+    def to_replay(self) -> ImageDataModule:
+        """MNIST alone, with the same order for validation: drawing all others takes minutes."""
+        return self._mnist
+
     def prepare_data(self) -> None:
         """Download MNIST and Semeion where they are missing, once for all processes of a machine.
 

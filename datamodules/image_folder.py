@@ -146,7 +146,7 @@ class ImageFolderDataModule(ImageDataModule):
         Raises:
             UserError: There is no such folder, or it has fewer than two class folders.
         """
-        return self.choose_classes(_class_folders(self.train_root))
+        return self.choose_classes(class_folders(self.train_root))
 
     def prepare_data(self) -> None:
         """Decode the images into the cache, once for all processes of a machine."""
@@ -188,7 +188,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _check_classes(self, folder: Path) -> None:
         """Raise unless a folder has the same class folders as those that are trained on."""
-        found = set(_class_folders(folder))
+        found = set(class_folders(folder))
         missing = [name for name in self.class_names if name not in found]
         unknown = natural_sorted(found - set(self.class_names)) if self.classes is None else []
         for what, names in (
@@ -266,7 +266,12 @@ def _has_colour(image: Image.Image) -> bool:
     return bool((np.ptp(pixels, axis=2) > 32).mean() > 0.01)
 
 
-def _class_folders(root: Path) -> list[str]:
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders in a folder, in natural order; hidden ones are none.
+
+    Raises:
+        UserError: There is no such folder, or it has none.
+    """
     try:
         folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -29,7 +29,7 @@ from datamodules.imports import HELP, import_modules
 from datamodules.normalizer import DigitNormalizer
 from datamodules.text import as_table, printable
 from lightning_modules.arguments import as_meant, read_configs_as_meant
-from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
+from lightning_modules.callbacks.best_checkpoint import BestCheckpoint, Monitor
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
@@ -148,9 +148,10 @@ class DigitDoodleCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="Folder of the run: runs/NAME/version_N.")
         parser.add_argument(
             "--monitor",
-            type=Literal["val_accuracy", "val_loss", "val_objective"],
+            type=Monitor,
             default="val_accuracy",
-            help="What the best checkpoint is chosen by; the objective is the loss that is trained on, with smoothing.",
+            help="What the best checkpoint is chosen by; the objective is the loss that is trained on, with smoothing; "
+            "epoch takes the last one.",
         )
         parser.add_argument(
             "--tune",

@@ -1,11 +1,16 @@
 """What a command line starts from: the default classes, and what a checkpoint says of its network and data."""
 
+import contextlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import LightningDataModule
 
+from datamodules.base import ImageDataModule
+from datamodules.corrections import CorrectionsDataModule
 from datamodules.errors import UserError
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.imports import class_path
@@ -24,7 +29,8 @@ CONTRACT = ("class_names", "in_channels", "image_size")  # what a network takes 
 def with_first_configs(args: list[str]) -> list[str]:
     """Put the default classes, and the config that belongs to ``--ckpt_path``, before what the user gives.
 
-    ``predict`` takes the network that comes with the package where neither a checkpoint nor a network is named.
+    ``predict`` takes the network that comes with the package where neither a checkpoint nor a network is named. ``fit``
+    resumes the run of a checkpoint, or, on a ``CorrectionsDataModule``, starts one from its weights.
 
     Args:
         args: A command, such as ``fit``, and its options.
@@ -39,6 +45,9 @@ def with_first_configs(args: list[str]) -> list[str]:
     if args[0] == "predict" and path is None and not own:
         path = str(EMBEDDED)
         args = [*args, "--ckpt_path", path]
+    if args[0] == "fit" and _named_data(args).rpartition(".")[2] == CorrectionsDataModule.__name__:
+        base = as_yaml(_adapted(Path(path or EMBEDDED)))
+        return [args[0], *defaults, "--config", base, *args[1:], "--ckpt_path", "null"]
     if path is None:
         return [args[0], *defaults, *args[1:]]
     if args[0] == "fit" and Path(path).is_dir():  # of folds
@@ -82,6 +91,43 @@ def _checkpoint_config(checkpoint: dict[str, Any], path: Path, subcommand: str, 
     elif not data_named:
         raise UserError(f"{path}: doesn't say what it was trained on: name it with --data")
     return config
+
+
+def _adapted(path: Path) -> dict[str, Any]:
+    """The network of a checkpoint or an export, to start from its weights, and the data that go with it."""
+    described = read_export(path) if path.is_dir() else read_checkpoint(path)
+    hparams, data = described["hyper_parameters"], described.get("data_hparams", {})
+    network = known_class(Network, described["model_class"], path)
+    if not issubclass(network, Classifier) or "weights" not in hparams:
+        raise UserError(f"{path}: a {network.__name__}, which can't be adapted: it can't start from weights")
+    own = {name: value for name, value in hparams.items() if name not in CONTRACT}
+    seen = {name: hparams[name] for name in CONTRACT} | {"normalizer": described.get("normalizer")}
+    if "augmentation" in data:
+        seen["augmentation"] = data["augmentation"]
+    if "replay" in data:  # it was adapted before
+        seen["replay"] = data["replay"]
+    elif data:
+        known_class(ImageDataModule, described["data_class"], path)
+        seen["replay"] = {"class_path": described["data_class"], "init_args": data}
+    return {
+        "model": {"class_path": described["model_class"], "init_args": {**own, "weights": str(path)}},
+        "data": {"class_path": class_path(CorrectionsDataModule), "init_args": seen},
+    }
+
+
+def _named_data(args: list[str]) -> str:
+    """The datamodule that a command line names, by ``--data`` or in a config; empty where it names none."""
+    named = ""
+    for option, value in pairwise(part for arg in args for part in arg.split("=", 1)):
+        if option == "--data":
+            named = value
+        elif option in ("--config", "-c"):
+            with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser says what is wrong
+                config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                data = config.get("data") if isinstance(config, dict) else None
+                data = data.get("class_path") if isinstance(data, dict) else data
+                named = data if isinstance(data, str) else named
+    return named
 
 
 def _value_of(option: str, args: list[str]) -> str | None:

@@ -162,8 +162,9 @@ class Run:
                 hparams[folder] = str(there) if there.exists() else hparams[folder]
         if hparams.get("augmentation") is not None:
             hparams["augmentation"] = self._build_augmentation(hparams["augmentation"])
-        if hparams.get("digits") is not None:
-            hparams["digits"] = self._build_data(hparams["digits"]["class_path"], dict(hparams["digits"]["init_args"]))
+        for part in ("digits", "replay"):
+            if hparams.get(part) is not None:
+                hparams[part] = self._build_data(hparams[part]["class_path"], dict(hparams[part]["init_args"]))
         return known_class(BaseDataModule, name, self.best)(**hparams)
 
     def _build_augmentation(self, described: dict[str, Any]) -> BaseAugmentation:

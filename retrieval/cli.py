@@ -212,6 +212,12 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--reader", type=Path, default=READER, metavar="CKPT", help="a reader of numbers (default: comes with this)"
     )
+    serve.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FOLDER",
+        help="let people say what a picture shows in truth, and keep it there, in a folder per class, to learn from",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     access = serve.add_mutually_exclusive_group()
@@ -592,6 +598,7 @@ def _serve(options: argparse.Namespace) -> None:
     from lightning_modules.checkpoint import load_network
     from lightning_modules.networks.line_reader import LineReader
     from retrieval.app.batching import BatchingEncoder
+    from retrieval.app.corrections import Corrections
     from retrieval.app.page import build_page
     from retrieval.app.recognition import Recogniser
     from retrieval.app.search_tab import find_samples
@@ -616,7 +623,11 @@ def _serve(options: argparse.Namespace) -> None:
         recogniser = Recogniser(options.checkpoint)
         shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
-        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader))
+        corrections = None
+        if options.corrections is not None:
+            own = None if options.checkpoint == EMBEDDED else options.checkpoint
+            corrections = Corrections(options.corrections, recogniser.class_names, own)
+        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader), corrections)
         show = is_loopback(options.host) and sys.stdout.isatty()
         if options.watch:
             Thread(target=watch, args=(shared, _say_update, _say_error), name="watch", daemon=True).start()

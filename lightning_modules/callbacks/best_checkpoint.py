@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.writing import atomic_write
 from lightning_modules.checkpoint import read_checkpoint
 
+Monitor = Literal["val_accuracy", "val_loss", "val_objective", "epoch"]
+
 
 class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``: of the epoch with the best validation metric.
@@ -19,12 +21,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: ``val_accuracy``, the higher the better; ``val_loss``, or the ``val_objective`` that is trained on, the
-            lower the better.
+            lower the better; ``epoch`` takes the last one for the best.
         folder: Where it is kept.
     """
 
-    def __init__(self, monitor: Literal["val_accuracy", "val_loss", "val_objective"], folder: Path) -> None:
-        mode = "max" if monitor == "val_accuracy" else "min"
+    def __init__(self, monitor: Monitor, folder: Path) -> None:
+        mode = "max" if monitor in ("val_accuracy", "epoch") else "min"
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from lightning_modules.networks.line_reader import LineReader
+from retrieval.app.corrections import Corrections
 from retrieval.app.read_tab import read_tab
 from retrieval.app.recognise_tab import recognise_tab
 from retrieval.app.recognition import Recogniser
@@ -17,7 +18,11 @@ THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monos
 
 
 def build_page(
-    index: ImageIndex, recogniser: Recogniser | None, samples: Sequence[Path] = (), reader: LineReader | None = None
+    index: ImageIndex,
+    recogniser: Recogniser | None,
+    samples: Sequence[Path] = (),
+    reader: LineReader | None = None,
+    corrections: Corrections | None = None,
 ) -> gr.Blocks:
     """The page over an index, and over a classifier and a reader if there are some.
 
@@ -26,6 +31,7 @@ def build_page(
         recogniser: What recognises drawings; None leaves that tab out.
         samples: Query images to choose from.
         reader: What reads numbers; None leaves that tab out.
+        corrections: Where pictures are kept that were recognised wrong; None keeps none.
     """
     page: gr.Blocks
     with gr.Blocks(
@@ -40,7 +46,7 @@ def build_page(
                 search_tab(page, index, samples)
             if recogniser is not None:
                 with gr.Tab("Recognise"):
-                    recognise_tab(recogniser)
+                    recognise_tab(recogniser, corrections)
             if reader is not None:
                 with gr.Tab("Read"):
                     read_tab(reader)

@@ -1,16 +1,20 @@
 """The tab that recognises a drawing, or a picture."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from datamodules.errors import UserError
-from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
+from datamodules.text import printable
+from retrieval.app.client import LISTEN, Upload, publish, sendable, sentence, stored
+from retrieval.app.corrections import Corrections
 from retrieval.app.pictures import GALLERY, enlarged, upload_image
 from retrieval.app.recognition import Recogniser
 
 PAPER = 280  # side of the drawing, in pixels
+MANY = 20  # classes, for which there is a list to choose from, and no buttons
 
 # Clearing puts the brush away, and takes it up again only with new paper, under which the first strokes would vanish.
 TAKE_BRUSH = """() => {
@@ -19,8 +23,14 @@ TAKE_BRUSH = """() => {
 }"""
 
 
-def recognise_tab(recogniser: Recogniser) -> None:
-    """A drawing or a picture, what the network says of it, and what it was trained on that is like it."""
+def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None) -> None:
+    """A drawing or a picture, what the network says of it, and what it was trained on that is like it.
+
+    Args:
+        recogniser: What answers.
+        corrections: Where pictures are kept once someone has said what they show in truth; None asks nobody.
+    """
+    recognised = gr.State()  # the file that the answer is of: a client can't name it
     with gr.Row(elem_id="recognise"):
         with gr.Column(scale=1, min_width=300):
             paper = Image.new("RGB", (PAPER, PAPER), "white")
@@ -39,6 +49,8 @@ def recognise_tab(recogniser: Recogniser) -> None:
             upload = upload_image("Or choose a picture of one", 180, "upload")
         with gr.Column(scale=1, min_width=280):
             probabilities = gr.Label(num_top_classes=10, label="Class probabilities", elem_id="probabilities")
+            choose = gr.Radio if len(recogniser.class_names) <= MANY else gr.Dropdown
+            truth = choose(recogniser.class_names, label="Wrong? It is a …", visible=False, elem_id="truth")
             seen = gr.Image(
                 label="What the network saw", interactive=False, height=180, buttons=[], format="png", elem_id="seen"
             )
@@ -54,29 +66,48 @@ def recognise_tab(recogniser: Recogniser) -> None:
             note = gr.Textbox(label="Note", interactive=False, elem_id="note", visible=False)
 
     def look(image: Upload) -> tuple[Any, ...]:
+        unasked = (None, choose(value=None, visible=False))
         try:
-            result = None if image is None else recogniser.recognise(recogniser.read(stored(image)))
+            path = None if image is None else stored(image)
+            result = None if path is None else recogniser.recognise(recogniser.read(path))
         except UserError as error:
-            return None, None, [], gr.Textbox(sentence(error), visible=True)
+            return None, None, [], gr.Textbox(sentence(error), visible=True), *unasked
         refused = "" if result is None or not result.refusal else f"Not a digit: {result.refusal}."
         said = " ".join(filter(None, (refused, recogniser.note)))
         told = gr.Textbox(said, visible=bool(said))
         if result is None:
-            return None, None, [], told
+            return None, None, [], told, *unasked
+        asked = (path, choose(value=None, visible=corrections is not None))
         images = [(enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
-        return result.probabilities, enlarged(result.seen), gr.Gallery(images, visible=bool(images)), told
+        return result.probabilities, enlarged(result.seen), gr.Gallery(images, visible=bool(images)), told, *asked
 
     def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
         drawn = look(drawing and drawing["composite"])
         # Blank paper leaves the picture's answer: the canvas reports itself once it is set up, maybe after the choice.
         return look(picture) if drawn[0] is None and picture is not None else drawn
 
-    outputs = [probabilities, seen, similar, note]
+    outputs = [probabilities, seen, similar, note, recognised, truth]
     listen = {**LISTEN, "concurrency_id": "recognise"}
     both = [canvas, upload]
     canvas.input(look_at_drawing, both, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
     canvas.clear(None, None, outputs[:3], js=TAKE_BRUSH)
     upload.change(look, upload, outputs, **listen)
+
+    if corrections is not None:
+
+        def keep(path: Path | None, label: str) -> Any:
+            try:
+                if path is None:
+                    raise UserError("an image is required")
+                kept = corrections.keep(recogniser.read(path), label)
+                count = len(corrections)
+            except UserError as error:
+                return gr.Textbox(sentence(error), visible=True)
+            place = kept.relative_to(corrections.folder.parent)
+            said = f"Kept as {place}; {count} so far. {corrections.command} learns from them."
+            return gr.Textbox(sendable(printable(said)), visible=True)
+
+        truth.input(keep, [recognised, truth], note, **listen)
 
     def answer(image: Upload) -> dict[str, Any]:
         try:

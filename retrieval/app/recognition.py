@@ -68,6 +68,7 @@ class Recogniser:
         path: Its checkpoint, or the folder that it was exported to, which doesn't know its training images.
 
     Attributes:
+        class_names: Names of the classes that it tells apart.
         note: Why there are no similar images; empty once there are.
         train_set: The images that it was trained on; None as long as they aren't known.
 
@@ -79,6 +80,7 @@ class Recogniser:
         self._model = load_classifier(path)
         self._model.use_memory_format(torch.device("cpu"))
         self._model.eval().requires_grad_(False)
+        self.class_names = self._model.class_names
         self._features: Vectors | None = None
         self.train_set: ImageDataset | None = None
         self._learning = Thread(target=self._learn_images, args=[Run.of_checkpoint(path)], daemon=True)

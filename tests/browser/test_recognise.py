@@ -4,7 +4,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.browser.conftest import train, upload
+from retrieval.app.corrections import Corrections
+from retrieval.app.page import build_page
+from retrieval.app.server import serve
+from tests.browser.conftest import free_port, train, upload
 from tests.browser.strokes import STROKES
 from tests.conftest import SHARED
 
@@ -99,3 +102,55 @@ def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(pag
     upload(page, digit, into="upload")
     page.locator("#similar img").first.wait_for()
     assert recognised(page) == recogniser.recognise(Image.open(digit)).best
+
+
+@pytest.fixture
+def correcting(browser, index, recogniser, tmp_path):
+    """A page on which pictures can be put right, and where they are kept."""
+    kept = tmp_path / "corrections"
+    app = build_page(index, recogniser, corrections=Corrections(kept, recogniser.class_names))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(serve(app, "127.0.0.1", free_port(), None))
+    page.get_by_role("tab", name="Recognise").click()
+    yield page, kept
+    page.close()
+    app.close()
+
+
+def said(page: Page, text: str) -> None:
+    page.wait_for_function(
+        "text => document.querySelector('#note textarea, #note input')?.value.includes(text)", arg=text
+    )
+
+
+def test_a_click_keeps_a_picture_as_what_it_shows_in_truth(correcting, recogniser, tmp_path):
+    page, kept = correcting
+    digit = tmp_path / "seven.jpg"
+    Image.fromarray(255 - recogniser.train_set[0].images[0, 0].numpy()).resize((90, 90)).save(digit)
+    assert page.locator("#truth").is_hidden()
+    upload(page, digit, into="upload")
+    page.locator("#truth").get_by_text("7", exact=True).click()
+    said(page, "1 so far. python -m lightning_modules fit --config configs/adapt.yaml --data.root")
+    (path,) = kept.rglob("*.png")
+    assert path.parent == kept / "7"
+    with Image.open(path) as image:
+        assert image.tobytes() == recogniser.read(digit).tobytes()
+    page.locator("#truth").get_by_text("4", exact=True).click()
+    said(page, f"4/{path.name}")
+    assert list(kept.rglob("*.png")) == [kept / "4" / path.name]
+    page.locator("#canvas canvas").first.wait_for()
+    page.wait_for_timeout(1000)
+    draw(page, 2)
+    recognised(page)
+    page.locator("#truth").get_by_text("2", exact=True).click()
+    said(page, "2 so far")
+    assert len(list((kept / "2").iterdir())) == 1
+
+
+def test_nobody_is_asked_where_nothing_is_kept(page, recogniser, tmp_path):
+    digit = tmp_path / "seven.png"
+    Image.fromarray(recogniser.train_set[0].images[0, 0].numpy()).save(digit)
+    page.get_by_role("tab", name="Recognise").click()
+    upload(page, digit, into="upload")
+    page.locator("#seen img").wait_for()
+    assert page.locator("#truth").is_hidden()
