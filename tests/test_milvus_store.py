@@ -293,7 +293,7 @@ def test_the_page_searches_an_index_on_milvus_and_finds_what_is_added(address, p
     assert page in process.stdout.readline()
     draw_photo(0, 77).save(photos / "sky" / "new.jpg")
     assert main(index) == 0
-    found = call(page, "search", [store(page, photos / "sky" / "0.jpg"), 20, "sky", 2, ""]).json()["data"][0]
+    found = call(page, "search", [store(page, photos / "sky" / "0.jpg"), 20, "sky", 2, "", [], []]).json()["data"][0]
     assert sorted(match["file"] for match in found) == [f"sky/{name}.jpg" for name in ("1", "2", "3", "new")]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

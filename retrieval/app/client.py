@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from gradio.events import api
 from gradio.utils import get_upload_folder
 
 from datamodules.errors import UserError
@@ -21,17 +21,9 @@ LISTEN: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "ap
 Upload = dict[str, Any] | None  # Gradio's FileData
 
 
-def publish(name: str, description: str, answer: Callable[..., Any], inputs: list[Any]) -> None:
-    """Let programs call a function of the page."""
-    gr.Button(visible=False).click(
-        answer,
-        inputs,
-        gr.JSON(visible=False),
-        api_name=name,
-        api_description=description,
-        preprocess=False,
-        queue=False,  # one request, one answer
-    )
+def publish(name: str, description: str, answer: Callable[..., Any]) -> None:
+    """Let programs call a function, whose arguments and their types are the API's."""
+    api(answer, api_name=name, api_description=description, queue=False)  # one request, one answer
 
 
 def stored(upload: Upload) -> Path:
@@ -40,8 +32,8 @@ def stored(upload: Upload) -> Path:
     Raises:
         UserError: There is none.
     """
-    path = None if upload is None else upload.get("path")
-    if not path:
+    path = upload.get("path") if isinstance(upload, dict) else None
+    if not isinstance(path, str) or not path:
         raise UserError("an image is required")
     place = Path(path).resolve()
     if not place.is_relative_to(Path(get_upload_folder()).resolve()):

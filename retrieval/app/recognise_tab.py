@@ -93,4 +93,4 @@ def recognise_tab(recogniser: Recogniser) -> None:
             "reason": result.refusal,
         }
 
-    publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
+    publish("recognise", "The class of an image, and the probability of each class.", answer)
