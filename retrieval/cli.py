@@ -212,6 +212,11 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--reader", type=Path, default=READER, metavar="CKPT", help="a reader of numbers (default: comes with this)"
     )
+    serve.add_argument(
+        "--review",
+        action="store_true",
+        help="a tab to review duplicates as well, where whoever can use the page moves images to the trash folder",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     access = serve.add_mutually_exclusive_group()
@@ -549,11 +554,10 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _clean_up(options: argparse.Namespace) -> None:
-    from filelock import Timeout
     from tqdm import tqdm
 
     from datamodules.images import check_folder
-    from retrieval.cleanup import apply_plan, undo
+    from retrieval.cleanup import apply_plan, locked, undo
     from retrieval.stores.location import find_location
 
     folder: Path = options.folder
@@ -561,15 +565,12 @@ def _clean_up(options: argparse.Namespace) -> None:
         raise UserError("--split, --threshold, --output and --figure are an audit's: leave them out")
     check_folder(folder)
     errors: list[str] = []
-    try:
-        with find_location(folder, options.index).write_lock(wait=False):
-            if options.apply is not None:
-                with tqdm(desc="Checking", unit="img", delay=1, leave=False) as bar:
-                    clean_up, moved = apply_plan(folder, options.apply, bar.update)
-            else:
-                clean_up, moved, errors = undo(folder, options.undo)
-    except Timeout as error:
-        raise UserError(f"{folder}: another process is updating the index or cleaning up; try again later") from error
+    with locked(folder, find_location(folder, options.index)):
+        if options.apply is not None:
+            with tqdm(desc="Checking", unit="img", delay=1, leave=False) as bar:
+                clean_up, moved = apply_plan(folder, options.apply, bar.update)
+        else:
+            clean_up, moved, errors = undo(folder, options.undo)
     trash = None if clean_up is None else str(clean_up.place)
     if options.json:
         _print_json({"moved": moved, "trash": trash})
@@ -616,7 +617,7 @@ def _serve(options: argparse.Namespace) -> None:
         recogniser = Recogniser(options.checkpoint)
         shared = ImageIndex(index.folder, BatchingEncoder(index.encoder), index.location, index.store)
         samples = [path for place in _query_folders(options.folder) for path in find_samples(place)]
-        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader))
+        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader), options.review)
         show = is_loopback(options.host) and sys.stdout.isatty()
         if options.watch:
             Thread(target=watch, args=(shared, _say_update, _say_error), name="watch", daemon=True).start()

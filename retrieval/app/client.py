@@ -26,6 +26,13 @@ def publish(name: str, description: str, answer: Callable[..., Any]) -> None:
     api(answer, api_name=name, api_description=description, queue=False)  # one request, one answer
 
 
+def uploads() -> Path:
+    """Where Gradio keeps files of clients, and for them; messages don't name it."""
+    folder = Path(get_upload_folder()).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def stored(upload: Upload) -> Path:
     """Where Gradio has stored an upload; a client could name any other file.
 
@@ -36,20 +43,22 @@ def stored(upload: Upload) -> Path:
     if not isinstance(path, str) or not path:
         raise UserError("an image is required")
     place = Path(path).resolve()
-    if not place.is_relative_to(Path(get_upload_folder()).resolve()):
+    if not place.is_relative_to(uploads()):
         raise UserError("not an uploaded image")
     return place
 
 
 def sentence(error: UserError, index: ImageIndex | None = None) -> str:
     """An error without the folders of this machine: the one that uploads are stored in, and others."""
-    uploads = re.escape(str(Path(get_upload_folder()).resolve()))
-    text = re.sub(rf"{uploads}/[^/]+/", "", str(error))  # whose names may have blanks
+    text = re.sub(rf"{re.escape(str(uploads()))}/[^/]+/", "", str(error))  # whose names may have blanks
     if index is not None:
         for folder in (index.folder, Path(str(index.location)).parent):
             text = text.replace(f"{folder}{os.sep}", "")
+            if folder.is_absolute() and folder.name:
+                text = text.replace(str(folder), folder.name)
     text = sendable(text)
-    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
+    # Of what else is named from the root, or by an address, the name stays; a path in the folder stays as it is.
+    return re.sub(r"(?<![\w.-])(?:\w+:/)?/\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
 
 
 def sendable(name: str) -> str:

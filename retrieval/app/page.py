@@ -9,6 +9,7 @@ from lightning_modules.networks.line_reader import LineReader
 from retrieval.app.read_tab import read_tab
 from retrieval.app.recognise_tab import recognise_tab
 from retrieval.app.recognition import Recogniser
+from retrieval.app.review_tab import review_tab
 from retrieval.app.search_tab import search_tab
 from retrieval.index import ImageIndex
 
@@ -17,7 +18,11 @@ THEME = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monos
 
 
 def build_page(
-    index: ImageIndex, recogniser: Recogniser | None, samples: Sequence[Path] = (), reader: LineReader | None = None
+    index: ImageIndex,
+    recogniser: Recogniser | None,
+    samples: Sequence[Path] = (),
+    reader: LineReader | None = None,
+    review: bool = False,
 ) -> gr.Blocks:
     """The page over an index, and over a classifier and a reader if there are some.
 
@@ -26,6 +31,7 @@ def build_page(
         recogniser: What recognises drawings; None leaves that tab out.
         samples: Query images to choose from.
         reader: What reads numbers; None leaves that tab out.
+        review: Whether duplicates are cleaned up here.
     """
     page: gr.Blocks
     with gr.Blocks(
@@ -36,12 +42,15 @@ def build_page(
     ) as page:
         gr.Markdown("# DigitDoodle")
         with gr.Tabs():
-            with gr.Tab("Search"):
-                search_tab(page, index, samples)
+            with gr.Tab("Search") as search:
+                search_tab(page, search, index, samples)
             if recogniser is not None:
                 with gr.Tab("Recognise"):
                     recognise_tab(recogniser)
             if reader is not None:
                 with gr.Tab("Read"):
                     read_tab(reader)
+            if review:
+                with gr.Tab("Review"):
+                    review_tab(index)
     return page

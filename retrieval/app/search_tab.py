@@ -32,7 +32,7 @@ SCROLL = """() => {
 Thumbnails = list[tuple[Image.Image, str]]
 
 
-def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> None:
+def search_tab(page: gr.Blocks, tab: gr.Tab, index: ImageIndex, samples: Sequence[Path]) -> None:
     """A query on the left, and what it finds on the right; on a phone one below the other."""
     with gr.Row(elem_id="search"):
         with gr.Column(scale=1, min_width=280):
@@ -150,7 +150,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     if samples:
         ask(offered.select, choose_sample)
     gr.on(
-        [k.input, label.input, threshold.input, similar.input, explained.input],
+        [tab.select, k.input, label.input, threshold.input, similar.input, explained.input],  # images may have moved
         show,
         [question, *settings],
         [status, shown, found],

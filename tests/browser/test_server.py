@@ -387,10 +387,10 @@ def test_what_cannot_be_served_is_a_clear_error(args, message, collection, index
 
 def test_the_command_serves_until_ctrl_c(collection, index):
     port = free_port()
-    process = start("serve", str(collection / "photos"), "--port", str(port), module="retrieval")
+    process = start("serve", str(collection / "photos"), "--review", "--port", str(port), module="retrieval")
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port}" in line
-    assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    assert '"label":"Review"' in httpx.get(f"http://127.0.0.1:{port}/config").text
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
