@@ -1,12 +1,13 @@
 """Duplicates as a person reviews them: what is found, what is decided, what is done."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, reason
 from retrieval.app.client import sentence, uploads
 from retrieval.audit import audit
 from retrieval.cleanup import (
@@ -73,7 +74,8 @@ class Review:
 
     def without(self, done: Sequence[Group]) -> "Review":
         """What is left once groups have been cleaned up."""
-        left = tuple(group for group in self.groups if group not in done)
+        numbers = {group[0].group for group in done}
+        left = tuple(group for group in self.groups if group[0].group not in numbers)
         last = max(len(left) - 1, 0) // GROUPS * GROUPS
         return Review(left, min(self.first, last))
 
@@ -133,7 +135,7 @@ def put_away(index: ImageIndex, groups: Iterable[Group]) -> str:
     Raises:
         UserError: As ``apply_plan``, or another process is updating the index: nothing has moved.
     """
-    with tempfile.TemporaryDirectory(dir=uploads()) as home, locked(index.folder, index.location):
+    with _cleaning(index), tempfile.TemporaryDirectory(dir=uploads()) as home:
         plan = Path(home, "plan.csv")
         write_plan(plan, chain.from_iterable(groups))
         clean_up, moved = apply_plan(index.folder, plan)
@@ -148,12 +150,22 @@ def put_back(index: ImageIndex) -> str:
     Raises:
         UserError: As ``undo``, or another process is updating the index.
     """
-    with locked(index.folder, index.location):
+    with _cleaning(index):
         clean_up, moved, errors = undo(index.folder)
     if clean_up is None:
         return "There is nothing to move back."
     said = _follow(index, f"{moved} images moved back from {TRASH}/{clean_up.number}.")
     return "\n".join([said, *(sentence(UserError(error), index) for error in errors)])
+
+
+@contextmanager
+def _cleaning(index: ImageIndex) -> Iterator[None]:
+    """Move files while nobody else does; what the operating system refuses is an error of one line."""
+    try:
+        with locked(index.folder, index.location):
+            yield
+    except OSError as error:
+        raise UserError(f"{error.filename or index.folder}: {reason(error)}") from error
 
 
 def _follow(index: ImageIndex, said: str) -> str:

@@ -175,6 +175,10 @@ def test_an_error_is_a_line_and_nothing_is_moved(page, index):
     press(page, "Move 3 to the trash", "sand/q90.jpg: no such file in photos")
     assert str(index.folder) not in page.content()
     assert images(index.folder) == before - {"sand/q90.jpg"}
+    (index.folder / ".digitdoodle-trash").touch()
+    find(page, "0")
+    press(page, "Move 2 to the trash", ".digitdoodle-trash/1: not a directory")
+    assert str(index.folder) not in page.content()
     find(page, "far", "a distance such as 0.05, or nothing, not far")
     page.locator("#review-keep input").fill("../photos")
     page.locator("#review-keep input").press("Enter")
