@@ -34,14 +34,14 @@ def review_tab(index: ImageIndex) -> None:
         keep = gr.Dropdown(
             list(CRITERIA),
             label="Keep of each group",
-            info="or what lies in a folder: type its name",
+            info="or a folder: type its name",
             allow_custom_value=True,
             elem_id="review-keep",
         )
         threshold = gr.Textbox(
-            label="Near copies are closer than",
-            info="0 finds exact copies alone",
-            placeholder="a distance from the data",
+            label="Near copies within",
+            info="0: exact copies alone",
+            placeholder="from the data",
             max_lines=1,
             elem_id="review-threshold",
         )
@@ -62,7 +62,7 @@ def review_tab(index: ImageIndex) -> None:
         move = gr.Button(variant="primary", size="md", visible=False)
         move_all = gr.Button(size="md", visible=False)
         write = gr.Button("Write plan", size="md", visible=False)
-        take_back = gr.Button("Undo the last move", size="md")
+        take_back = gr.Button("Undo last move", size="md")
         plan = gr.DownloadButton(visible="hidden", elem_id="plan")
     review = gr.State(Review())
     buttons = [before, behind, move, move_all, write]
@@ -137,7 +137,7 @@ def _buttons(review: Review) -> list[Any]:
     return [
         gr.Button(visible=several, interactive=review.first > 0),
         gr.Button(visible=several, interactive=not last),
-        gr.Button(f"Move {here} to the trash", visible=bool(review.groups), interactive=here > 0),
+        gr.Button(f"Move {here} to trash", visible=bool(review.groups), interactive=here > 0),
         gr.Button(f"Move all {everywhere}", visible=several, interactive=everywhere > 0),
         gr.Button(visible=bool(review.groups)),
     ]
