@@ -102,7 +102,7 @@ def _ask(address: str, images: list[Path], clients: int, each: int) -> list[floa
                 start = time.perf_counter()
                 (path,) = session.post("/upload", files={"files": image.read_bytes()}).raise_for_status().json()
                 file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-                session.post("/run/search", json={"data": [file, 4, "any label", 2, ""]}).raise_for_status()
+                session.post("/run/search", json={"data": [file, 4, "any label", 2, "", [], []]}).raise_for_status()
                 seconds.append(time.perf_counter() - start)
 
     failed: list[BaseException] = []

@@ -81,7 +81,7 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (UnidentifiedImageError, KeyError) as error:  # KeyError: a compression that Pillow has no name for
-        raise ValueError(_unknown(data)) from error
+        raise ValueError(why_unread(data)) from error
     fault = _misread(image)
     if fault is not None:
         raise ValueError(f"{fault}; save it as PNG, or as TIFF with 8 bits a colour")
@@ -149,8 +149,8 @@ def _misread(image: ImageFile.ImageFile) -> str | None:
     return None
 
 
-def _unknown(data: bytes) -> str:
-    """Why a file is not read that Pillow can't open."""
+def why_unread(data: bytes) -> str:
+    """Why a file is not read that Pillow can't open, or whose decoder gives a number for a reason."""
     if not data:
         return "empty file"
     for begins, what in OTHERS.items():

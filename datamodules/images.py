@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from datamodules.errors import UserError, reason
-from datamodules.formats import EXTENSIONS, jpeg_xl_size, open_image, passed_kind
+from datamodules.formats import EXTENSIONS, jpeg_xl_size, open_image, passed_kind, why_unread
 from datamodules.pixel_budget import reduction, room_for
 
 FOLDER_SETTINGS = frozenset({"thumbs.db", "desktop.ini"})  # which a desktop leaves in folders of images
@@ -177,6 +177,8 @@ def decode_image(
     # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
     except Exception as error:
         what = str(error).partition(" <")[0] or type(error).__name__
+        if what.startswith("decoder error"):  # libtiff's: damage, or a compression that it doesn't know
+            what = why_unread(data)
         raise ImageError(f"{path}: {what}") from error
 
 

@@ -5,14 +5,16 @@ there before the first image moves. Each move is one rename, and the journal's n
 ends the process leaves each image in one place or the other, and either direction can be gone on with.
 """
 
+import contextlib
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from filelock import Timeout
 from PIL import Image
 
 from datamodules.errors import UserError, reason
@@ -23,6 +25,7 @@ from datamodules.writing import write_csv
 from retrieval.audit import Finding
 from retrieval.search import Vectors
 from retrieval.stores.base import Record
+from retrieval.stores.location import Location
 
 KEEP, MOVE = "keep", "move"
 CRITERIA = ("largest", "sharpest", "oldest")
@@ -284,6 +287,20 @@ def _through_link(folder: Path, path: str) -> bool:
     """Whether a path in a folder is a symbolic link, or leads through one."""
     parts = PurePosixPath(path)
     return any((folder / part).is_symlink() for part in (parts, *parts.parents[:-1]))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, location: Location) -> Iterator[None]:
+    """Let nobody else update the index of a folder, or clean it up, meanwhile.
+
+    Raises:
+        UserError: Another process is doing it, or as ``Location.write_lock``.
+    """
+    try:
+        with location.write_lock(wait=False):
+            yield
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is updating the index or cleaning up; try again later") from error
 
 
 def find_clean_ups(folder: Path) -> list[CleanUp]:

@@ -218,6 +218,11 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="let people say what a picture shows in truth, and keep it there, in a folder per class, to learn from",
     )
+    serve.add_argument(
+        "--review",
+        action="store_true",
+        help="a tab to review duplicates as well, where whoever can use the page moves images to the trash folder",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
     serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     access = serve.add_mutually_exclusive_group()
@@ -555,11 +560,10 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _clean_up(options: argparse.Namespace) -> None:
-    from filelock import Timeout
     from tqdm import tqdm
 
     from datamodules.images import check_folder
-    from retrieval.cleanup import apply_plan, undo
+    from retrieval.cleanup import apply_plan, locked, undo
     from retrieval.stores.location import find_location
 
     folder: Path = options.folder
@@ -567,15 +571,12 @@ def _clean_up(options: argparse.Namespace) -> None:
         raise UserError("--split, --threshold, --output and --figure are an audit's: leave them out")
     check_folder(folder)
     errors: list[str] = []
-    try:
-        with find_location(folder, options.index).write_lock(wait=False):
-            if options.apply is not None:
-                with tqdm(desc="Checking", unit="img", delay=1, leave=False) as bar:
-                    clean_up, moved = apply_plan(folder, options.apply, bar.update)
-            else:
-                clean_up, moved, errors = undo(folder, options.undo)
-    except Timeout as error:
-        raise UserError(f"{folder}: another process is updating the index or cleaning up; try again later") from error
+    with locked(folder, find_location(folder, options.index)):
+        if options.apply is not None:
+            with tqdm(desc="Checking", unit="img", delay=1, leave=False) as bar:
+                clean_up, moved = apply_plan(folder, options.apply, bar.update)
+        else:
+            clean_up, moved, errors = undo(folder, options.undo)
     trash = None if clean_up is None else str(clean_up.place)
     if options.json:
         _print_json({"moved": moved, "trash": trash})
@@ -627,7 +628,9 @@ def _serve(options: argparse.Namespace) -> None:
         if options.corrections is not None:
             own = None if options.checkpoint == EMBEDDED else options.checkpoint
             corrections = Corrections(options.corrections, recogniser.class_names, own)
-        page = build_page(shared, recogniser, samples, load_network(options.reader, LineReader), corrections)
+        page = build_page(
+            shared, recogniser, samples, load_network(options.reader, LineReader), corrections, options.review
+        )
         show = is_loopback(options.host) and sys.stdout.isatty()
         if options.watch:
             Thread(target=watch, args=(shared, _say_update, _say_error), name="watch", daemon=True).start()

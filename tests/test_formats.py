@@ -144,13 +144,14 @@ def test_a_tiff_without_agreed_pixels_is_refused(tmp_path, pixels, options, why)
     assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ")
 
 
-def test_a_compression_without_a_name_is_named_by_its_number(tmp_path):
+@pytest.mark.parametrize(("number", "name"), [(65123, "number 65123"), (34925, "lzma"), (50001, "webp")])
+def test_a_compression_that_is_not_read_is_named(tmp_path, number, name):
     save_tiff(tmp_path / "a.tif", RAMP)
     data = bytearray((tmp_path / "a.tif").read_bytes())
     tag = data.index(struct.pack("<HHI", 259, 3, 1))
-    struct.pack_into("<H", data, tag + 8, 65123)
+    struct.pack_into("<H", data, tag + 8, number)
     (tmp_path / "a.tif").write_bytes(data)
-    with pytest.raises(ImageError, match="compression number 65123"):
+    with pytest.raises(ImageError, match=rf"a TIFF file \(16 bits a pixel, compression {name}, .*that is not read"):
         read_image(tmp_path / "a.tif", 1)
 
 

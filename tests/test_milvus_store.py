@@ -1,6 +1,7 @@
 """What an index on Milvus has to withstand, beside what every index must."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 
 from datamodules.errors import UserError
 from retrieval.cli import main
+from retrieval.index import ImageIndex
 from retrieval.stores.base import Record
 from retrieval.stores.location import parse_location
 from tests.conftest import REPOSITORY, draw_photo, start
-from tests.small_encoder import index_folder
+from tests.small_encoder import SmallEncoder, index_folder
 from tests.test_index import content, many, processes  # noqa: F401 - many is a fixture
 from tests.test_process_group import start_together
 from tests.test_store import HEADER, VECTORS, fill, paths, record
@@ -293,8 +295,25 @@ def test_the_page_searches_an_index_on_milvus_and_finds_what_is_added(address, p
     assert page in process.stdout.readline()
     draw_photo(0, 77).save(photos / "sky" / "new.jpg")
     assert main(index) == 0
-    found = call(page, "search", [store(page, photos / "sky" / "0.jpg"), 20, "sky", 2, ""]).json()["data"][0]
+    found = call(page, "search", [store(page, photos / "sky" / "0.jpg"), 20, "sky", 2, "", [], []]).json()["data"][0]
     assert sorted(match["file"] for match in found) == [f"sky/{name}.jpg" for name in ("1", "2", "3", "new")]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
+
+
+@pytest.mark.server
+def test_duplicates_that_are_moved_on_the_page_leave_an_index_on_milvus(address, photos):
+    pytest.importorskip("gradio")
+    from retrieval.app.review import find_duplicates, put_away, put_back
+
+    shutil.copy(photos / "sky" / "0.jpg", photos / "grass" / "copy.jpg")
+    with ImageIndex.open(photos, SmallEncoder(), address) as index:
+        index.update()
+        review, _ = find_duplicates(index, "sky", "0")
+        assert put_away(index, review.groups) == "1 images moved to .digitdoodle-trash/1."
+        assert not (photos / "grass" / "copy.jpg").exists()
+        before = index.store.records()
+        assert len(before) == 12
+        assert put_back(index) == "1 images moved back from .digitdoodle-trash/1."
+        assert set(index.store.records()) == {*before, "grass/copy.jpg"}

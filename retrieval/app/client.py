@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from gradio.events import api
 from gradio.utils import get_upload_folder
 
 from datamodules.errors import UserError
@@ -21,17 +21,16 @@ LISTEN: dict[str, Any] = {"preprocess": False, "concurrency_limit": AT_ONCE, "ap
 Upload = dict[str, Any] | None  # Gradio's FileData
 
 
-def publish(name: str, description: str, answer: Callable[..., Any], inputs: list[Any]) -> None:
-    """Let programs call a function of the page."""
-    gr.Button(visible=False).click(
-        answer,
-        inputs,
-        gr.JSON(visible=False),
-        api_name=name,
-        api_description=description,
-        preprocess=False,
-        queue=False,  # one request, one answer
-    )
+def publish(name: str, description: str, answer: Callable[..., Any]) -> None:
+    """Let programs call a function, whose arguments and their types are the API's."""
+    api(answer, api_name=name, api_description=description, queue=False)  # one request, one answer
+
+
+def uploads() -> Path:
+    """Where Gradio keeps files of clients, and for them; messages don't name it."""
+    folder = Path(get_upload_folder()).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def stored(upload: Upload) -> Path:
@@ -40,24 +39,26 @@ def stored(upload: Upload) -> Path:
     Raises:
         UserError: There is none.
     """
-    path = None if upload is None else upload.get("path")
-    if not path:
+    path = upload.get("path") if isinstance(upload, dict) else None
+    if not isinstance(path, str) or not path:
         raise UserError("an image is required")
     place = Path(path).resolve()
-    if not place.is_relative_to(Path(get_upload_folder()).resolve()):
+    if not place.is_relative_to(uploads()):
         raise UserError("not an uploaded image")
     return place
 
 
 def sentence(error: UserError, index: ImageIndex | None = None) -> str:
     """An error without the folders of this machine: the one that uploads are stored in, and others."""
-    uploads = re.escape(str(Path(get_upload_folder()).resolve()))
-    text = re.sub(rf"{uploads}/[^/]+/", "", str(error))  # whose names may have blanks
+    text = re.sub(rf"{re.escape(str(uploads()))}/[^/]+/", "", str(error))  # whose names may have blanks
     if index is not None:
         for folder in (index.folder, Path(str(index.location)).parent):
             text = text.replace(f"{folder}{os.sep}", "")
+            if folder.is_absolute() and folder.name:
+                text = text.replace(str(folder), folder.name)
     text = sendable(text)
-    return re.sub(r"\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
+    # Of what else is named from the root, or by an address, the name stays; a path in the folder stays as it is.
+    return re.sub(r"(?<![\w.-])(?:\w+:/)?/\S*/([^/\s]+: )", r"\1", text)[:MAX_CHARACTERS]
 
 
 def sendable(name: str) -> str:

@@ -10,6 +10,7 @@ from retrieval.app.corrections import Corrections
 from retrieval.app.read_tab import read_tab
 from retrieval.app.recognise_tab import recognise_tab
 from retrieval.app.recognition import Recogniser
+from retrieval.app.review_tab import review_tab
 from retrieval.app.search_tab import search_tab
 from retrieval.index import ImageIndex
 
@@ -23,6 +24,7 @@ def build_page(
     samples: Sequence[Path] = (),
     reader: LineReader | None = None,
     corrections: Corrections | None = None,
+    review: bool = False,
 ) -> gr.Blocks:
     """The page over an index, and over a classifier and a reader if there are some.
 
@@ -32,6 +34,7 @@ def build_page(
         samples: Query images to choose from.
         reader: What reads numbers; None leaves that tab out.
         corrections: Where pictures are kept that were recognised wrong; None keeps none.
+        review: Whether duplicates are cleaned up here.
     """
     page: gr.Blocks
     with gr.Blocks(
@@ -42,12 +45,15 @@ def build_page(
     ) as page:
         gr.Markdown("# DigitDoodle")
         with gr.Tabs():
-            with gr.Tab("Search"):
-                search_tab(page, index, samples)
+            with gr.Tab("Search") as search:
+                search_tab(page, search, index, samples)
             if recogniser is not None:
                 with gr.Tab("Recognise"):
                     recognise_tab(recogniser, corrections)
             if reader is not None:
                 with gr.Tab("Read"):
                     read_tab(reader)
+            if review:
+                with gr.Tab("Review"):
+                    review_tab(index)
     return page

@@ -9,6 +9,12 @@ from retrieval.query import Example, Region
 MAX_QUERIES = 16  # in one request, and images in one query
 
 
+def check_count(images: int) -> None:
+    """Raise a ``UserError`` where a query has too many images."""
+    if images > MAX_QUERIES:
+        raise UserError(f"no more than {MAX_QUERIES} images together")
+
+
 @dataclass(frozen=True)
 class Question:
     """An image, or a part of it, together with those that were kept; or several images, each by itself.
@@ -47,8 +53,7 @@ class Question:
         """
         if self.chosen is None:
             return self
-        if len(self.kept) == MAX_QUERIES - 1:
-            raise UserError(f"no more than {MAX_QUERIES} images together")
+        check_count(len(self.kept) + 2)  # with the next one
         return Question(kept=(*self.kept, Example(self.chosen, self.region, weight)))
 
     def remove(self, place: int) -> "Question":

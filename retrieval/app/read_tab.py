@@ -50,4 +50,4 @@ def read_tab(reader: LineReader) -> None:
         return [number.to_dict() for number in numbers]
 
     upload.change(look, upload, [read, shown], concurrency_id="read", **LISTEN)
-    publish("read", "The numbers on an image, in the order in which they are read.", answer, [upload])
+    publish("read", "The numbers on an image, in the order in which they are read.", answer)

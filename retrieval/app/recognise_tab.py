@@ -124,4 +124,4 @@ def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None
             "reason": result.refusal,
         }
 
-    publish("recognise", "The class of an image, and the probability of each class.", answer, [upload])
+    publish("recognise", "The class of an image, and the probability of each class.", answer)

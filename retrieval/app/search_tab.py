@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from PIL import Image
@@ -14,7 +14,7 @@ from datamodules.errors import UserError
 from datamodules.images import ImageError, find_images
 from retrieval.app.client import LISTEN, Upload, publish, sendable, sentence, stored
 from retrieval.app.pictures import GALLERY, THUMBNAIL, blank, marked, scale, thumbnail
-from retrieval.app.question import MAX_QUERIES, Question
+from retrieval.app.question import MAX_QUERIES, Question, check_count
 from retrieval.explain import explainer
 from retrieval.index import ImageIndex, Match
 from retrieval.query import Example, Region, describe, parse_region
@@ -32,7 +32,7 @@ SCROLL = """() => {
 Thumbnails = list[tuple[Image.Image, str]]
 
 
-def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> None:
+def search_tab(page: gr.Blocks, tab: gr.Tab, index: ImageIndex, samples: Sequence[Path]) -> None:
     """A query on the left, and what it finds on the right; on a phone one below the other."""
     with gr.Row(elem_id="search"):
         with gr.Column(scale=1, min_width=280):
@@ -150,7 +150,7 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     if samples:
         ask(offered.select, choose_sample)
     gr.on(
-        [k.input, label.input, threshold.input, similar.input, explained.input],
+        [tab.select, k.input, label.input, threshold.input, similar.input, explained.input],  # images may have moved
         show,
         [question, *settings],
         [status, shown, found],
@@ -160,17 +160,30 @@ def search_tab(page: gr.Blocks, index: ImageIndex, samples: Sequence[Path]) -> N
     )
     page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
 
-    def answer(image: Upload, count: float, wanted: str, largest: float | None, part: str) -> list[dict[str, Any]]:
+    def answer(
+        image: Upload,
+        k: int = 4,
+        label: str | None = None,
+        max_distance: float | Literal["auto"] | None = None,
+        region: str | None = None,
+        like: list[Upload] | None = None,
+        unlike: list[Upload] | None = None,
+    ) -> list[dict[str, Any]]:
         try:
-            matches = _search(index, [Example(stored(image), _region(part))], count, wanted, largest, False)
+            others = [(upload, 1.0) for upload in _listed(like)] + [(upload, -1.0) for upload in _listed(unlike)]
+            check_count(1 + len(others))
+            first = Example(stored(image), _region(region))
+            together = [Example(stored(upload), weight=weight) for upload, weight in others]
+            largest = None if max_distance == "auto" else max_distance
+            matches = _search(index, [first, *together], k, label, largest, similar=max_distance == "auto")
         except UserError as error:
             raise gr.Error(sentence(error, index), print_exception=False) from error
         return [
             {"file": _name(index, m), "distance": m.distance, "label": m.label and sendable(m.label)} for m in matches
         ]
 
-    description = "The images that are most similar to an image, or to a part of it: file, distance, label."
-    publish("search", description, answer, [query, k, label, threshold, part])
+    description = "The images that are most similar to one, a part of it, or several together: file, distance, label."
+    publish("search", description, answer)
 
 
 def _asked(step: Callable[[], Question]) -> tuple[Any, ...]:
@@ -209,8 +222,15 @@ def _click(question: Question, chosen: gr.SelectData) -> Question:
     return question.click(x, y)
 
 
-def _region(text: str) -> Region | None:
-    return parse_region(text) if text.strip() else None
+def _region(text: str | None) -> Region | None:
+    return parse_region(str(text)) if str(text or "").strip() else None
+
+
+def _listed(uploads: list[Upload] | None) -> list[Upload]:
+    """The files that a program has sent, which may be anything."""
+    if not isinstance(uploads, list | None):
+        raise UserError("several images are a list")
+    return uploads or []
 
 
 def _chosen(paths: Sequence[Path], chosen: gr.SelectData) -> Path:
@@ -241,7 +261,7 @@ def _search(
     if not isinstance(k, int | float) or not 1 <= k <= MAX_MATCHES:
         raise UserError(f"the number of matches must lie in 1 to {MAX_MATCHES}")
     if not isinstance(threshold, int | float | None):
-        raise UserError("the largest distance must be a number, or empty")
+        raise UserError("the largest distance must be a number, auto, or empty")
     wanted = None if label in (None, ANY) else label
     matches = index.search(examples, int(k), label=wanted, max_distance="auto" if similar else None)
     return [match for match in matches if threshold is None or match.distance <= threshold]

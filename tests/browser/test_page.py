@@ -27,6 +27,10 @@ def described(matches, index):
     return [f"{match.distance:.3f} · {match.label}\n{match.path.relative_to(index.folder)}" for match in matches]
 
 
+def test_images_are_moved_only_where_that_is_asked_for(page):
+    assert page.get_by_role("tab").all_inner_texts() == ["Search", "Recognise", "Read"]
+
+
 def test_an_uploaded_image_finds_its_like(page, collection, index):
     query = collection / "query_images" / "grass_30.jpg"
     upload(page, query)

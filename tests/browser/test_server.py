@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -32,7 +34,7 @@ from retrieval.app.search_tab import find_samples
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
 from retrieval.query import Example
 from tests.browser.conftest import free_port
-from tests.conftest import draw_photo, start
+from tests.conftest import REPOSITORY, draw_digit, draw_photo, start
 from tests.test_lines import sheet
 
 pytestmark = pytest.mark.browser
@@ -41,11 +43,11 @@ pytestmark = pytest.mark.browser
 def test_the_same_functions_are_an_api(address, collection, index, recogniser, tmp_path):
     client = Client(address, verbose=False)
     query = collection / "query_images" / "sky_30.jpg"
-    found = client.predict(handle_file(str(query)), 3, "any label", 2, api_name="/search")
+    found = client.predict(handle_file(str(query)), 3, api_name="/search")
     expected = index.search(query, k=3)
     assert [one["file"] for one in found] == [str(match.path.relative_to(index.folder)) for match in expected]
     assert [one["distance"] for one in found] == pytest.approx([match.distance for match in expected], abs=1e-5)
-    part = client.predict(handle_file(str(query)), 1, "any label", 2, "0,0,40,30", api_name="/search")
+    part = client.predict(image=handle_file(str(query)), k=1, region="0,0,40,30", api_name="/search")
     (match,) = index.search(Example(query, (0, 0, 40, 30)), k=1)
     assert part == [
         {"file": str(match.path.relative_to(index.folder)), "distance": match.distance, "label": match.label}
@@ -64,6 +66,43 @@ def test_the_same_functions_are_an_api(address, collection, index, recogniser, t
     client.close()
 
 
+def test_an_image_is_searched_with_like_some_and_unlike_others(address, collection, index):
+    sky, grass, sand = (collection / "query_images" / f"{name}_30.jpg" for name in ("sky", "grass", "sand"))
+    client = Client(address, verbose=False)
+    found = client.predict(
+        image=handle_file(str(sky)),
+        k=3,
+        max_distance=1.2,
+        region="0,0,90,90",
+        like=[handle_file(str(grass))],
+        unlike=[handle_file(str(sand))],
+        api_name="/search",
+    )
+    client.close()
+    query = [Example(sky, (0, 0, 90, 90)), Example(grass), Example(sand, weight=-1)]
+    matches = index.search(query, k=3, max_distance=1.2)
+    assert [one["file"] for one in found] == [str(match.path.relative_to(index.folder)) for match in matches]
+    assert [one["distance"] for one in found] == pytest.approx([match.distance for match in matches], abs=1e-5)
+
+
+def test_the_examples_of_the_guide_work(address, index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw_photo(0, 30, (300, 220)).save("photo.jpg")
+    draw_photo(1, 30).save("other.jpg")
+    draw_digit(2, 0).save("digit.png")
+    sheet([["204", "17"]]).save("cheque.jpg")
+    guide = (REPOSITORY / "docs" / "page.md").read_text().replace("http://127.0.0.1:7860", address)
+    (python,) = re.findall(r"^```python\n(.*?)^```", guide, re.M | re.S)
+    exec(python)
+    (shell,) = re.findall(r"^```sh\n(.*?)^```", guide, re.M | re.S)
+    (found,) = json.loads(subprocess.check_output(["bash", "-ec", shell]))["data"]
+    matches = index.search(
+        [Example("photo.jpg", (40, 30, 200, 180)), Example("other.jpg", weight=-1)], max_distance=1.4
+    )
+    assert [one["file"] for one in found] == [str(match.path.relative_to(index.folder)) for match in matches]
+    assert found
+
+
 def call(address: str, name: str, data: list) -> httpx.Response:
     """What the API answers: as ``curl`` would ask it."""
     return httpx.post(f"{address}/gradio_api/run/{name}", json={"data": data}, timeout=60)
@@ -78,19 +117,25 @@ def store(address: str, path: Path) -> dict:
 
 def assert_serving(address: str, collection: Path) -> None:
     query = store(address, collection / "query_images" / "sky_30.jpg")
-    assert "sky" in call(address, "search", [query, 4, "any label", 2, ""]).text
+    assert "sky" in call(address, "search", [query, 4, "any label", 2, "", [], []]).text
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ([0, "any label", 2, ""], "must lie in 1 to 20"),
-        ([21, "any label", 2, ""], "must lie in 1 to 20"),
-        (["four", "any label", 2, ""], "must lie in 1 to 20"),
-        ([4, "any label", "far", ""], "must be a number"),
-        ([4, "any label", 2, "0,0,40"], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 0,0,40"),
-        ([4, "any label", 2, "0,0,4000,30"], "sky_30.jpg: the region 0,0,4000,30"),
-        ([4, "no such label", 2, ""], "no image has the label no such label"),
+        ([0, "any label", 2, "", [], []], "must lie in 1 to 20"),
+        ([21, "any label", 2, "", [], []], "must lie in 1 to 20"),
+        (["four", "any label", 2, "", [], []], "must lie in 1 to 20"),
+        ([4, "any label", "far", "", [], []], "must be a number, auto, or empty"),
+        ([4, None, "auto", None, None, None], "fewer than 20 different images: too few to tell a match from chance"),
+        ([4, None, None, 5, [], []], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 5"),
+        ([4, None, None, "", "sky.jpg", []], "several images are a list"),
+        ([4, None, None, "", [], ["sky.jpg"]], "an image is required"),
+        ([4, None, None, "", [], [{"path": __file__}]], "not an uploaded image"),
+        ([4, None, None, "", [], [{}] * 16], "no more than 16 images together"),
+        ([4, "any label", 2, "0,0,40", [], []], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 0,0,40"),
+        ([4, "any label", 2, "0,0,4000,30", [], []], "sky_30.jpg: the region 0,0,4000,30"),
+        ([4, "no such label", 2, "", [], []], "no image has the label no such label"),
     ],
 )
 def test_settings_that_make_no_sense_get_a_sentence(address, collection, settings, said):
@@ -110,7 +155,7 @@ def test_samples_that_cannot_be_read_are_left_out(collection, tmp_path):
 def test_no_path_of_a_client_is_opened(address, collection, path, meta):
     file = collection / path
     for name in (str(file), os.path.relpath(file), f"{uploads()}/../{file}", file.as_uri()):
-        answer = call(address, "search", [{"path": name, **meta}, 4, "any label", 2, ""])
+        answer = call(address, "search", [{"path": name, **meta}, 4, "any label", 2, "", [], []])
         assert answer.status_code >= 400
         assert "nobody" not in answer.text
         for route in ("file=", "file/", "proxy="):
@@ -136,10 +181,10 @@ def test_addresses_are_not_fetched(address, collection):
     threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{elsewhere.server_port}/image.png"
     for file in ({"path": url, "meta": {"_type": "gradio.FileData"}}, {"path": url}, {"url": url}):
-        answer = call(address, "search", [file, 4, "any label", 2, ""])
+        answer = call(address, "search", [file, 4, "any label", 2, "", [], []])
         assert answer.status_code >= 400
     disguised = [("Content-Type", "application/json"), ("Content-Type", "multipart/form-data")]
-    content = json.dumps({"data": [{"path": url, "meta": {"_type": "gradio.FileData"}}, 4, "any label", 2, ""]})
+    content = json.dumps({"data": [{"path": url, "meta": {"_type": "gradio.FileData"}}, 4, "any label", 2, "", [], []]})
     answer = httpx.post(f"{address}/gradio_api/run/search", content=content, headers=disguised)
     assert (answer.status_code, answer.text) == (400, "not a request of this page")
     for route in ("file=", "proxy="):
@@ -188,7 +233,7 @@ def test_a_decompression_bomb_gets_a_sentence(address, collection, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert bomb.stat().st_size < MAX_BYTES
-    answer = call(address, "search", [store(address, bomb), 4, "any label", 2, ""])
+    answer = call(address, "search", [store(address, bomb), 4, "any label", 2, "", [], []])
     assert answer.status_code >= 400
     assert "bomb.png: " in answer.text
     assert gettempdir() not in answer.text
@@ -278,7 +323,7 @@ def test_many_clients_at_once_get_what_one_gets(address, collection, index):
             client = Client(address, verbose=False)
             for turn in range(5):
                 path = paths[(number + turn) % len(paths)]
-                found = client.predict(handle_file(str(path)), 4, "any label", 2, api_name="/search")
+                found = client.predict(handle_file(str(path)), api_name="/search")
                 answers.append([one["file"] for one in found] == expected[path])
         except Exception as error:
             errors.append(error)
@@ -300,7 +345,7 @@ def test_an_update_by_another_process_is_found(address, collection, resnet_weigh
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     query = store(address, collection / "query_images" / "sky_30.jpg")
-    assert "new.jpg" in call(address, "search", [query, 20, "sky", 2, ""]).text
+    assert "new.jpg" in call(address, "search", [query, 20, "sky", 2, "", [], []]).text
 
 
 def test_users_are_asked_for(collection, index, tmp_path):
@@ -342,10 +387,10 @@ def test_what_cannot_be_served_is_a_clear_error(args, message, collection, index
 
 def test_the_command_serves_until_ctrl_c(collection, index):
     port = free_port()
-    process = start("serve", str(collection / "photos"), "--port", str(port), module="retrieval")
+    process = start("serve", str(collection / "photos"), "--review", "--port", str(port), module="retrieval")
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port}" in line
-    assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    assert '"label":"Review"' in httpx.get(f"http://127.0.0.1:{port}/config").text
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
