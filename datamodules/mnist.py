@@ -91,7 +91,8 @@ class MNISTDataModule(ImageDataModule):
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"MNIST is not in {self.root / 'MNIST' / 'raw'} and can't be downloaded ({last_line(error)}); "
-                f"copy {', '.join(_FILES)} there, or name the folder above MNIST/raw with --data.root"
+                f"copy {', '.join(_FILES)} there, or name the folder above MNIST/raw with --data.root "
+                "(--data.replay.root of corrections, --data.digits.root of lines)"
             ) from error
 
     def load(self) -> Collection:
