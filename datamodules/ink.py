@@ -80,7 +80,8 @@ def find_ink(pixels: Pixels, work: int = WORK) -> tuple[Map, float] | None:
     if not even:
         ink -= np.median(ink)
     # Between places that lie apart, for neighbours are alike; most of them are both ground.
-    grain = 0.0 if tiny else 1.05 * float(np.median(np.abs(ink[:, 3:] - ink[:, :-3])))
+    apart = np.abs(ink[:, 3:] - ink[:, :-3])
+    grain = 0.0 if tiny or apart.size == 0 else 1.05 * float(np.median(apart))
     return ink.clip(0).astype(np.float32), grain
 
 

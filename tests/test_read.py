@@ -95,6 +95,7 @@ def test_a_photographed_sheet_is_found_whole_and_in_order(ruled):
         assert after[0] > before[2] or after[1] > before[1]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (8, 8)])
 def test_pictures_of_any_size_are_read(size):
     model = load_network(READER, LineReader)
