@@ -189,6 +189,7 @@ def plot_sweep(sweep: "Sweep", monitor: str) -> Figure:
             axes.set_xticks(range(len(labels)), labels, parse_math=False)
         elif values is not None and values.log:  # type: ignore[attr-defined]
             axes.set_xscale("log")
+            axes.set_xlim(values.low * 0.8, values.high * 1.25)  # type: ignore[attr-defined]  # trials may lie close
         elif not isinstance(values, FloatDistribution):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(short_name(name, 36), parse_math=False)
