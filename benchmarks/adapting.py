@@ -8,11 +8,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.data import mnist_root, mnist_test
 from benchmarks.harness import REPOSITORY, Measurement, Options, run_process, say
 from datamodules import strokes
-from datamodules.dataset import ImageDataset
 from datamodules.image_files import ImageFileDataset
-from datamodules.mnist import MNISTDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.embedded import EMBEDDED
@@ -25,14 +24,11 @@ FIRST = 200  # the settings were chosen on writers with smaller numbers
 
 def run(options: Options) -> list[Measurement]:
     """Adapt the network that comes with the package by ``configs/adapt.yaml``, to three writers with odd digits."""
-    if options.data is None or options.smoke:
-        say("adapt: needs MNIST in --data-root; left out")
+    root = mnist_root(options, "adapt")
+    if root is None:
         return []
     torch.set_num_threads(options.threads)
-    root = options.data / "data"
-    data = MNISTDataModule(str(root))
-    test = data.load_test()
-    official = ImageDataset(test, np.arange(len(test.labels)))
+    official = mnist_test(root)
     base = load_classifier(EMBEDDED)
     known = 100 * evaluate(base, official, 500).accuracy
     errors = Measurement(f"a writer's other {PICTURES} pictures, {CORRECTED} corrected", "% wrong", {})

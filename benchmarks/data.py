@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness import Options
+from benchmarks.harness import Options, say
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
+
+    from datamodules.dataset import ImageDataset
 
 
 def digit_folder(options: Options, scratch: Path) -> Path:
@@ -38,6 +40,23 @@ def mnist_folders(root: Path, scratch: Path) -> tuple[Path, Path]:
             (folder / f"{label}").mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{label}" / f"{number}.png")
     return folders
+
+
+def mnist_root(options: Options, name: str) -> Path | None:
+    """The folder above ``MNIST/raw``; None, with a word, where a benchmark has none or is only to show that it runs."""
+    if options.data is None or options.smoke:
+        say(f"{name}: needs MNIST in --data-root; left out")
+        return None
+    return options.data / "data"
+
+
+def mnist_test(root: Path) -> "ImageDataset":
+    """The official test images of MNIST."""
+    from datamodules.dataset import ImageDataset
+    from datamodules.mnist import MNISTDataModule
+
+    collection = MNISTDataModule(str(root)).load_test()
+    return ImageDataset(collection, np.arange(len(collection.labels)))
 
 
 def write_draw(images: "MNIST", seed: int, counts: dict[int, int], folder: Path) -> Path:

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torchvision.datasets import MNIST
 
-from benchmarks.data import write_draw
+from benchmarks.data import mnist_root, mnist_test, write_draw
 from benchmarks.harness import REPOSITORY, Measurement, Options, say
-from datamodules.dataset import ImageDataset
-from datamodules.mnist import MNISTDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.cli import main
 from lightning_modules.evaluation import evaluate
@@ -28,13 +26,12 @@ SETTINGS = {
 
 def run(options: Options) -> list[Measurement]:
     """Train ``configs/custom_cnn.yaml`` where three digits are rare, by three draws of them and of the images."""
-    if options.data is None or options.smoke:
-        say("imbalance: needs MNIST in --data-root; left out")
+    root = mnist_root(options, "imbalance")
+    if root is None:
         return []
     torch.set_num_threads(options.threads)
-    root = options.data / "data"
     images = MNIST(str(root))
-    test = MNISTDataModule(str(root)).load_test()
+    test = mnist_test(root)
     each = f"{COMMON} and {RARE} images a class of MNIST, {DRAWS} draws"
     recall = Measurement(f"recall of the rare classes, {each}", "%", {})
     accuracy = Measurement(f"accuracy, {each}", "% of test images right", {})
@@ -50,7 +47,7 @@ def run(options: Options) -> list[Measurement]:
                 with contextlib.redirect_stdout(sys.stderr):
                     main([*fit, "--model.width=16", *where, *said, *setting])
                 model = load_classifier(Path(scratch) / name / "version_0" / "checkpoints" / "best.ckpt")
-                found = evaluate(model, ImageDataset(test, np.arange(len(test.labels))), 500)
+                found = evaluate(model, test, 500)
                 of_rare = torch.isin(found.labels, torch.from_numpy(rare))
                 recall.values.setdefault(name, []).append(100 * found.right[of_rare].float().mean().item())
                 accuracy.values.setdefault(name, []).append(100 * found.accuracy)

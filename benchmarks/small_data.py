@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torchvision.datasets import MNIST
 
-from benchmarks.data import write_draw
+from benchmarks.data import mnist_root, mnist_test, write_draw
 from benchmarks.harness import REPOSITORY, Measurement, Options, run_process, say
-from datamodules.dataset import ImageDataset
-from datamodules.mnist import MNISTDataModule
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.evaluation import evaluate
 
@@ -31,14 +29,12 @@ SETTINGS = (
 
 def run(options: Options) -> list[Measurement]:
     """Train ``configs/custom_cnn.yaml`` from nothing on class folders of 16 images, by five draws of them."""
-    if options.data is None or options.smoke:
-        say("small: needs MNIST in --data-root; left out")
+    root = mnist_root(options, "small")
+    if root is None:
         return []
     torch.set_num_threads(options.threads)
-    root = options.data / "data"
     images = MNIST(str(root))
-    data = MNISTDataModule(str(root))
-    test = data.load_test()
+    test = mnist_test(root)
     accuracy = Measurement(f"{IMAGES} images a class of MNIST, {DRAWS} draws", "% of test images right", {"ours": []})
     seconds = Measurement("training on them, from start to end of the process", "s", {"ours": []})
     for draw in range(DRAWS):
@@ -48,7 +44,7 @@ def run(options: Options) -> list[Measurement]:
             where = ["--data=ImageFolderDataModule", f"--data.root={folder}", f"--trainer.default_root_dir={scratch}"]
             finished = run_process([*command, *where, *SETTINGS, "--name=few"], options.threads)
             model = load_classifier(Path(scratch) / "few" / "version_0" / "checkpoints" / "best.ckpt")
-            found = evaluate(model, ImageDataset(test, np.arange(len(test.labels))), 500)
+            found = evaluate(model, test, 500)
         accuracy.values["ours"].append(100 * found.accuracy)
         seconds.values["ours"].append(finished.seconds)
         say(f"draw {draw + 1}: {100 * found.accuracy:.2f} % in {finished.seconds:.1f} s")

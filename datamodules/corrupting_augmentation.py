@@ -14,7 +14,7 @@ LINES = 2
 PARTS = 2
 NODES = 4  # the ground is smooth between so many points across, and as many down
 NOISE = 1 << 16  # numbers that noise is taken from
-COUNTS = [6, 6 * LINES, 4 * PARTS, 1, 1 + NODES**2, 3]  # numbers of an image: which kinds it has, and how
+COUNTS = [6, 0, 6 * LINES, 4 * PARTS, 1, 1 + NODES**2, 3]  # numbers of an image: which kinds it has, and for each, how
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class CorruptingAugmentation(Augmentation):
         for kind, corrupt in enumerate((_outlined, _crossed, _partly_inverted, _blurred, _on_ground, _noisy)):
             rows = (kinds[:, kind] < self.share).nonzero()[:, 0]
             if len(rows):
-                own = numbers[kind - 1][rows] if kind else more[rows]
-                pixels[rows] = corrupt(pixels[rows], own).clamp_(0, 1)
+                pixels[rows] = corrupt(pixels[rows], numbers[kind][rows]).clamp_(0, 1)
         return pixels
 
 

@@ -80,6 +80,12 @@ def test_a_network_learns_what_it_is_corrected_in_and_keeps_what_it_knew(adapted
     assert Run(adapted).summary["best_epoch"] == Run(adapted).summary["epochs"] == 3
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_network_learns_in_either_precision(base, capsys, precision):
+    run(capsys, *ADAPT, "--ckpt_path", best(base), "--name", "either", "--trainer.precision", precision)
+    assert mistakes(capsys, Path("runs/either/version_0")) <= mistakes(capsys, base) / 2
+
+
 def test_pictures_are_trained_on_and_what_the_network_was_validated_on_is_so_again(adapted, base):
     rows = read_rows(adapted / "split.csv")
     pictures = {name: row for name, row in rows.items() if name.startswith("corrections/")}

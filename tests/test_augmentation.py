@@ -5,6 +5,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from datamodules import Augmentation, CorruptingAugmentation, TorchvisionAugmentation, UserError
 from datamodules.augmentation import NODES, bend
+from tests.conftest import TINY
+from tests.test_cli import assert_same_weights, run
 
 STRONG = Augmentation(degrees=40, translate=(0.2, 0.1), scale=(0.7, 1.4), contrast=0.5)
 
@@ -189,3 +191,14 @@ def test_how_an_image_is_corrupted_follows_from_its_own_parameters():
     for row in (0, 7, 15):
         torch.testing.assert_close(whole[row : row + 1], CORRUPTING(images[row : row + 1], parameters[row : row + 1]))
     assert not torch.equal(whole, CORRUPTING(images, CORRUPTING.draw(3, 2, 16)))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_on_corrupted_images_resumes_to_the_same_weights(workplace, capsys, precision):
+    config = ["fit", "--config", TINY, "--model.recipe.schedule", "constant", "--trainer.precision", precision]
+    config += ["--data.augmentation", "CorruptingAugmentation", "--data.augmentation.share", "0.5"]
+    run(capsys, *config, "--name", "whole")
+    run(capsys, *config, "--name", "part", "--trainer.max_epochs", "1")
+    last = {name: f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("whole", "part", "rest")}
+    run(capsys, *config, "--name", "rest", "--ckpt_path", last["part"])
+    assert_same_weights(last["whole"], last["rest"])

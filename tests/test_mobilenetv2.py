@@ -133,6 +133,8 @@ PLAIN = ["--model.unfreeze_at", "null", "--data.augmentation", "null"]
         ([*PLAIN, "--data.balance", "true"], 48 + 12),
         (["--model.unfreeze_at", "null"], 3 * 48 + 12),  # augmented anew in each epoch
         ([*PLAIN, "--trainer.limit_train_batches", "1"], 3 * 16 + 12),
+        ([*PLAIN, "--trainer.overfit_batches", "1"], 3 * 16 + 12),
+        ([*PLAIN, "--trainer.num_sanity_val_steps", "1"], 48 + 12),
         (["--data.augmentation", "null"], 3 * (48 + 12)),
     ],
 )
@@ -151,8 +153,9 @@ def test_a_backbone_that_stays_frozen_sees_an_image_that_stays_the_same_once(wei
     assert sum(Seen.counts) == expected
 
 
-def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsys, workplace):
-    run(capsys, "fit", "--config", TINY, *SMALL, *weights, *PLAIN)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsys, workplace, precision):
+    run(capsys, "fit", "--config", TINY, *SMALL, *weights, *PLAIN, "--trainer.precision", precision)
     folder = workplace / "runs" / "mobilenetv2" / "version_0"
     with (folder / "metrics.csv").open() as file:
         losses = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
@@ -161,8 +164,10 @@ def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsy
     assert f"{losses[best - 1]:.4f}" in scored
 
 
-def test_a_run_on_kept_features_resumes_bit_for_bit(weights, capsys, workplace):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_on_kept_features_resumes_bit_for_bit(weights, capsys, workplace, precision):
     config = ["--config", TINY, *SMALL, *weights, *PLAIN, "--model.recipe.schedule", "constant"]
+    config += ["--trainer.precision", precision]
     run(capsys, "fit", *config, "--name", "whole")
     run(capsys, "fit", *config, "--name", "part", "--trainer.max_epochs", "1")
     last = {name: workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt" for name in ("whole", "part")}

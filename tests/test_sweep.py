@@ -100,6 +100,13 @@ def test_each_trial_is_a_run_within_the_space_and_the_best_is_named(whole):
     assert (folder / "sweep.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_sweep_in_either_precision_is_repeated_by_its_best_settings(space, capsys, precision):
+    run(capsys, *SWEEP, "--trials", "1", "--trainer.precision", precision, main=main)
+    run(capsys, "fit", "--config", str(FOLDER / "best.yaml"), "--name", "again", main=fit)
+    assert_same_weights(last(FOLDER, "trial_0"), last(Path("runs/again"), "version_0"))
+
+
 def test_the_best_settings_give_the_best_run_again(whole, workplace, capsys):
     folder, printed = whole
     best = printed.splitlines()[1].split()[0]
@@ -241,6 +248,7 @@ def test_a_mistake_in_the_space_is_one_clear_line(space, capsys, text, message):
     [
         (["--trials", "0"], "--trials must be at least 1, got 0"),
         (["--tune", "lr"], "--tune: a sweep searches for these itself"),
+        (["--monitor", "epoch"], "--monitor epoch: no trial would be better than another"),
         (["--data.folds", "3"], "name it, --data.fold 1"),
         (["--trainer.fast_dev_run", "true"], "leave trainer.fast_dev_run out"),
         (

@@ -48,11 +48,13 @@ def assert_repeats(capsys, folder):
     assert_same_weights(last(folder), last(folder.parent / "version_1"))
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(("optimizer", "lowest", "highest"), [("sgd", 0.01, 1), ("adamw", 1e-3, 0.1)])
 def test_the_run_has_the_learning_rate_that_was_found_and_its_config_repeats_it(
-    workplace, capsys, caplog, optimizer, lowest, highest
+    workplace, capsys, caplog, optimizer, lowest, highest, precision
 ):
-    config, said, folder = tuned(caplog, *FIT, "--model.recipe.optimizer", optimizer, "--tune", "lr")
+    options = ("--model.recipe.optimizer", optimizer, "--trainer.precision", precision)
+    config, said, folder = tuned(caplog, *FIT, *options, "--tune", "lr")
     rate = config["model"]["init_args"]["recipe"]["learning_rate"]
     assert lowest < rate < highest
     assert f"Learning rate {rate:g}, found by a range test." in said

@@ -11,6 +11,7 @@ from datamodules.writing import atomic_write
 from lightning_modules.checkpoint import read_checkpoint
 
 Monitor = Literal["val_accuracy", "val_loss", "val_objective", "epoch"]
+HIGHER_IS_BETTER = ("val_accuracy", "epoch")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -26,7 +27,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: Monitor, folder: Path) -> None:
-        mode = "max" if monitor in ("val_accuracy", "epoch") else "min"
+        mode = "max" if monitor in HIGHER_IS_BETTER else "min"
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False
         )

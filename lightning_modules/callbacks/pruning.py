@@ -23,8 +23,9 @@ class Pruning(Callback):
         Raises:
             TrialPruned: The trial isn't worth going on with.
         """
-        if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or value is None or not value.isfinite():  # the network itself says that it diverged
             return
-        self.trial.report(trainer.callback_metrics[self.monitor].item(), step=trainer.current_epoch)
+        self.trial.report(value.item(), step=trainer.current_epoch)
         if self.trial.should_prune():
             raise optuna.TrialPruned

@@ -19,7 +19,7 @@ from datamodules.errors import UserError, exit_status
 from datamodules.figures import save_figure
 from datamodules.imports import import_modules
 from datamodules.text import as_table, short_name
-from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
+from lightning_modules.callbacks.best_checkpoint import HIGHER_IS_BETTER, BestCheckpoint
 from lightning_modules.cli import DigitDoodleCLI, changed_settings, check_one_process, ignored_warnings, without_enums
 from lightning_modules.network import DivergedError
 
@@ -72,6 +72,8 @@ def check_settings(config: Any) -> None:
     arguments = config.data.get("init_args") or {}
     if config.ckpt_path:
         raise UserError("--ckpt_path: each trial starts from nothing, and a sweep goes on by the same command again")
+    if config.monitor == "epoch":
+        raise UserError("--monitor epoch: no trial would be better than another; name a metric")
     if config.tune:
         raise UserError("--tune: a sweep searches for these itself; leave it out, or tune without a sweep")
     if config.trainer.fast_dev_run or config.trainer.barebones:
@@ -106,7 +108,7 @@ def search(space: "Space", count: int, args: list[str]) -> str:
     sweep = Sweep(
         Path(config.trainer.default_root_dir) / (config.name or "sweep"),
         space,
-        "maximize" if config.monitor == "val_accuracy" else "minimize",
+        "maximize" if config.monitor in HIGHER_IS_BETTER else "minimize",
         seed=int(config.seed_everything or 0),
         # A one-cycle schedule takes a quarter of the run to rise: until then the best are not yet the best.
         warmup=max(1, (config.trainer.max_epochs or 0) // 4),

@@ -176,15 +176,15 @@ class TimmClassifier(Classifier):
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """What ``forward`` gives, from features that are kept where there are some."""
-        dataset = self._unchanging()
-        if dataset is None:
+        dataset = self._seen_each_epoch()
+        if dataset is None or batch.images.is_floating_point():  # they are augmented
             return super().forward_batch(batch)
         subset = "train" if self.trainer.training else "val"
         if subset not in self._features:
             self._features[subset] = self._pool(dataset)
         return self.forward_head(self._features[subset][batch.indices])
 
-    def _unchanging(self) -> BatchDataset | None:
+    def _seen_each_epoch(self) -> BatchDataset | None:
         """The images at hand, if a run of one process looks at all of them in each epoch with a frozen backbone."""
         trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
         fits = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
@@ -192,10 +192,7 @@ class TimmClassifier(Classifier):
             return None
         loader: Any = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
         (batches,) = [trainer.num_training_batches] if trainer.training else trainer.num_val_batches
-        if len(loader) != batches or (trainer.training and data.augmentation is not None):
-            return None
-        dataset: BatchDataset = loader.dataset
-        return dataset
+        return loader.dataset if len(loader) == batches else None
 
     @torch.no_grad()
     def _pool(self, dataset: BatchDataset) -> Tensor:
