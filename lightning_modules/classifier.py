@@ -66,6 +66,7 @@ class Classifier(Network):
         self.class_weights: Tensor | None = None  # (K,), float32, on the network's device; found by `fit`
         self.normalizer: DigitNormalizer | None = None  # how the digits of the training images lie; found by `fit`
         self.calibration = Calibration()
+        self.teachers: list[Classifier] = []  # a plain list: they are no part of this network's state
         accuracy = MulticlassAccuracy(len(class_names), average="micro", ignore_index=OUTLIER)
         per_class = ClasswiseWrapper(ClassAccuracy(len(class_names), average=None), self.class_names, "accuracy/")
         self.train_metrics = MetricCollection({"accuracy": accuracy}, prefix="train_")
@@ -124,10 +125,27 @@ class Classifier(Network):
         return _cross_entropy(outputs, labels, self.recipe.label_smoothing)
 
     def training_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The loss, in which each image has the weight of its class."""
+        """The loss, in which each image has the weight of its class; half of it from the teachers, if there are any."""
         if self.class_weights is None:
-            return super().training_loss(outputs, batch)
-        return _cross_entropy(outputs, batch.labels, self.recipe.label_smoothing, self.class_weights)
+            loss = super().training_loss(outputs, batch)
+        else:
+            loss = _cross_entropy(outputs, batch.labels, self.recipe.label_smoothing, self.class_weights)
+        if not self.teachers or len(batch.labels) == 0:
+            return loss
+        return (loss + self._loss_to_teachers(outputs, batch)) / 2
+
+    def _loss_to_teachers(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy to what the teachers say on average of the same, augmented images.
+
+        Knowledge distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531), without a temperature, with the
+        same views for both sides (Beyer et al. 2022, https://arxiv.org/abs/2106.05237).
+        """
+        with torch.no_grad():
+            taught = torch.stack([teacher(batch.images).float().softmax(dim=1) for teacher in self.teachers]).mean(
+                dim=0
+            )
+            taught[batch.labels == OUTLIER] = 1 / len(self.class_names)  # whatever the teachers may take it for
+        return -(taught * outputs.float().log_softmax(dim=1)).sum(dim=1).mean()
 
     def reported_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy without label smoothing and weights."""

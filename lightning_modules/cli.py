@@ -33,6 +33,7 @@ from lightning_modules.callbacks.best_checkpoint import BestCheckpoint, Monitor
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
 from lightning_modules.callbacks.report import RunReport
+from lightning_modules.callbacks.teachers import Teachers
 from lightning_modules.checkpoint import known_class
 from lightning_modules.commands.predict import (
     add_options,
@@ -41,6 +42,7 @@ from lightning_modules.commands.predict import (
     resized_no_more,
     write_answers,
 )
+from lightning_modules.distillation import Distillation, check_teachers
 from lightning_modules.exported import WEIGHTS
 from lightning_modules.first_configs import CONTRACT, with_first_configs
 from lightning_modules.folds import Folds
@@ -48,6 +50,7 @@ from lightning_modules.hardware import fastest_precision
 from lightning_modules.network import Network
 from lightning_modules.plots import plot_range_test
 from lightning_modules.run import Run
+from lightning_modules.series import Series, asks_for_series
 from lightning_modules.summary import describe
 from lightning_modules.tuning import (
     TRAINER,
@@ -81,6 +84,7 @@ TRAINER_COMMANDS = {
     "predict": {"return_predictions"},
 }
 
+PROGRAM = "python -m lightning_modules"
 MACHINE = {"accelerator", "devices", "num_nodes", "strategy"}  # may change from fold to fold, or trial to trial
 
 read_configs_as_meant()
@@ -107,7 +111,7 @@ class DigitDoodleCLI(LightningCLI):
         self.callbacks = callbacks
         self.run: Run | None = None
         self.report: RunReport | None = None
-        self.folds: Folds | None = None
+        self.series: Series | None = None
         self.tuning_in: str | None = None  # a folder, while the Trainer tunes
         self.range_test: RangeTest | None = None
         super().__init__(
@@ -127,7 +131,12 @@ class DigitDoodleCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},  # a logger of the user's own may keep its files elsewhere
             # Such checkpoints name a function to call when they are loaded; ours are read without running anything.
             load_from_checkpoint_support=False,
-            parser_kwargs={"epilog": f"--import MODULE: {HELP}."},
+            parser_kwargs={
+                "prog": PROGRAM,
+                "epilog": f"--import MODULE: {HELP}.",
+                # Or else a mistake is told below a hundred lines of options.
+                **{command: {"usage": f"{PROGRAM} {command} [options]"} for command in TRAINER_COMMANDS},
+            },
             args=args,
         )
 
@@ -159,6 +168,13 @@ class DigitDoodleCLI(LightningCLI):
             default=None,
             help="What is found before training and written into config.yaml: the learning rate by a range test, the "
             "batch size by how many images fit into memory, or first the one, then the other.",
+        )
+        parser.add_argument(
+            "--teachers",
+            type=int | list[str] | None,
+            default=None,
+            help="Classifiers whose answers it learns from, beside the labels: checkpoints or exports, or how many are "
+            "trained for that before it, with the same settings.",
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
@@ -197,7 +213,8 @@ class DigitDoodleCLI(LightningCLI):
             check_optimizer(config)
             if config.tune:
                 check_tunable(config)
-            self.folds = self._plan_folds(config)
+            check_teachers(config)
+            self.series = self._plan_series(config)
             if self.into is not None:
                 self._go_on_in(self.into)
         else:
@@ -210,11 +227,11 @@ class DigitDoodleCLI(LightningCLI):
                 rank_zero_info(resized_no_more(DigitNormalizer.from_dict(dict(normalizer))))
 
     def instantiate_classes(self) -> None:
-        """Make datamodule, network and Trainer, for each fold anew.
+        """Make datamodule, network and Trainer, for each run of a series anew.
 
         The network notes an optimiser that is chosen in place of its own.
         """
-        if self.folds is not None and self.config.fit.data.init_args.fold is None:
+        if self.series is not None and self.into is None:
             return
         if self.subcommand == "fit" and self.config.fit.tune:
             self._tune()
@@ -269,6 +286,8 @@ class DigitDoodleCLI(LightningCLI):
             trainer = super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
             check_one_process(trainer, "--tune")
             return trainer
+        if self.subcommand == "fit" and self.config.fit.teachers:
+            callbacks = [*callbacks, Teachers(self.config.fit.teachers)]
         interrupt = InterruptBetweenBatches()
         if self.subcommand != "fit" or config["fast_dev_run"] or config["barebones"]:
             # A logger would leave an empty run folder behind.
@@ -295,59 +314,64 @@ class DigitDoodleCLI(LightningCLI):
         name = config.name or network.__module__.rpartition(".")[2]
         return Run.create(Path(config.trainer.default_root_dir), name, make=_is_first())
 
-    def _plan_folds(self, config: Any) -> Folds | None:
-        """The folds that are trained one after the other, if there are any: in a new folder, or in that to go on in."""
-        arguments = config.data.get("init_args") or {}
-        count, path = arguments.get("folds") or 0, config.get("ckpt_path")
-        if count < 2 or arguments.get("fold", 0) is not None:
+    def _plan_series(self, config: Any) -> Series | None:
+        """The runs that are trained one after the other, if there are several: in a new folder, or one to go on in."""
+        path, several = config.get("ckpt_path"), asks_for_series(config)
+        if several is None:
             if path and Path(path).is_dir():
-                raise UserError(f"{path}: not a run of folds; name a checkpoint in it")
+                raise UserError(f"{path}: not a run of folds or teachers; name a checkpoint in it")
             return None
         if config.trainer.fast_dev_run or config.trainer.barebones:
-            raise UserError("a trial leaves no run, which each of data.folds needs: try one of them, --data.fold 1")
+            raise UserError(f"a trial leaves no run, which each of {several} needs: leave one of them out")
         if path and not Path(path).is_dir():
-            raise UserError(f"{path}: no run of folds, each of which starts from nothing; or name one, --data.fold 1")
+            raise UserError(f"{path}: no run of {several}, each of which starts from nothing; leave one of them out")
         settings = without_enums(config)
+        network = known_class(Network, config.model.class_path, Path("--model"))
+        folder = Path(path) if path else self._create_run(network).folder
+        series: Series
+        if config.teachers:
+            series = Distillation(folder, config.teachers, config.seed_everything)
+        else:
+            series = Folds(folder, config.data.init_args.folds)
         if not path:
-            network = known_class(Network, config.model.class_path, Path("--model"))
-            folds = Folds(self._create_run(network).folder, count)
             if _is_first():
-                self._parser("fit").save(settings, folds.config, skip_none=False, overwrite=True)
-            return folds
-        folds = Folds(Path(path), count)
-        before = yaml.safe_load(folds.config.read_text(encoding="utf-8"))
+                self._parser("fit").save(settings, series.config, skip_none=False, overwrite=True)
+            return series
+        before = yaml.safe_load(series.config.read_text(encoding="utf-8"))
         now = yaml.safe_load(self._parser("fit").dump(settings, skip_none=False))
         changed = changed_settings(before, now)
         if changed:
             raise UserError(f"{path}: began with other settings: {', '.join(changed)}; leave them or start a new run")
-        return folds
+        return series
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the command, ``fit`` for one fold after the other (Lightning 2.6 has no public name for this)."""
-        if self.folds is None:
+        """Run the command, ``fit`` for each run of a series (Lightning 2.6 has no public name for this)."""
+        if self.series is None:
             super()._run_subcommand(subcommand)
             return
-        folds, config = self.folds, self.config.fit
+        series, config = self.series, self.config.fit
         try:
-            for fold in folds.left():
-                rank_zero_info(f"Fold {fold} of {len(folds.runs)}")
-                config.data.init_args.fold = fold
-                self._go_on_in(folds.runs[fold])
+            for name in series.left():
+                run = series.runs[name]
+                rank_zero_info(f"{run.folder.name} of {printable(str(series.folder))}")
+                series.configure(config, name)
+                self._go_on_in(run)
                 self._set_seed()
                 self.instantiate_classes()
                 super()._run_subcommand(subcommand)
                 if _is_first():
                     if self.report is None or self.report.summary is None:
-                        raise UserError(f"fold {fold} has no result: nothing was validated, or no checkpoint was kept")
-                    folds.finish(fold, self.report.summary)
+                        what = "nothing was validated, or no checkpoint was kept"
+                        raise UserError(f"{run.folder.name} has no result: {what}")
+                    series.finish(name, self.report.summary)
         except BaseException:
             if _is_first():
-                folds.discard()
-                if folds.folder.exists():
-                    rank_zero_info(f"To go on: fit --ckpt_path {printable(str(folds.folder))}")
+                series.discard()
+                if series.folder.exists():
+                    rank_zero_info(f"To go on: fit --ckpt_path {printable(str(series.folder))}")
             raise
         if _is_first():
-            print(folds.report(_device(config.trainer.accelerator)))
+            print(series.report(_device(config.trainer.accelerator)))
 
     def _go_on_in(self, run: Run) -> None:
         """Let ``fit`` leave its run in this folder, and go on from the last checkpoint in it."""

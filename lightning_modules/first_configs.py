@@ -50,10 +50,12 @@ def with_first_configs(args: list[str]) -> list[str]:
         return [args[0], *defaults, "--config", base, *args[1:], "--ckpt_path", "null"]
     if path is None:
         return [args[0], *defaults, *args[1:]]
-    if args[0] == "fit" and Path(path).is_dir():  # of folds
+    if args[0] == "fit" and Path(path).is_dir():  # of a series
         config_file = Run(Path(path)).config
         if not config_file.is_file():
-            raise UserError(f"{path}: not a run of folds ({config_file.name} is missing); name a checkpoint")
+            raise UserError(
+                f"{path}: not a run of folds or teachers ({config_file.name} is missing); name a checkpoint"
+            )
         return [args[0], *defaults, "--config", str(config_file), *args[1:]]
     if args[0] == "predict" and Path(path).is_dir():
         checkpoint = read_export(Path(path))

@@ -23,7 +23,7 @@ FOLDERS = ("root", "val_root", "test_root", "cache_dir", "strings", "test_string
 
 
 class Run:
-    """A run folder, ``runs/NAME/version_N`` or a fold in one: where everything is in it.
+    """A run folder, ``runs/NAME/version_N`` or a part of one: where everything is in it.
 
     Args:
         folder: The folder, which need not be there.

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from datamodules.errors import UserError
 from lightning_modules.network import Network
+from lightning_modules.series import asks_for_series
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0  # learning rates that are tried: SGD may take some that are above Lightning's 1
@@ -61,8 +62,8 @@ def check_tunable(config: Any) -> None:
     if config.get("ckpt_path"):
         raise UserError(f"{tune}: a resumed run goes on with the settings it has; leave --tune or --ckpt_path out")
     arguments = config.data.get("init_args") or {}
-    if (arguments.get("folds") or 0) > 1 and arguments.get("fold", 0) is None:
-        raise UserError(f"{tune}: folds are trained with one setting; tune one of them, --data.fold 1")
+    if several := asks_for_series(config):
+        raise UserError(f"{tune}: the runs of {several} have one setting; tune a single run, as with --data.fold 1")
     if "batch_size" in config.tune and "batch_size" not in arguments:
         raise UserError(f"{tune}: {config.data.class_path} has no batch_size that could be set")
     if "lr" not in config.tune:

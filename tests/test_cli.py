@@ -773,6 +773,15 @@ def test_bad_input_is_one_clear_line(workplace, capsys, args, message):
     assert not (workplace / "runs").exists()
 
 
+def test_an_unknown_option_is_told_without_a_list_of_all_others(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--nonsense", "3"])
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "usage: python -m lightning_modules fit [options]"
+    assert told[-1] == "error: unrecognized arguments: --nonsense 3"
+    assert len(told) == 3
+
+
 def test_a_broken_image_stops_training_before_it_leaves_anything(workplace, capsys):
     (workplace / "digits" / "0_digits" / "3.png").write_bytes(b"")
     assert "0_digits/3.png: empty file" in fail(capsys, "fit", "--config", TINY)

@@ -131,9 +131,12 @@ def test_folds_that_are_killed_go_on_where_they_were(whole, workplace, capsys):
         (["--data.fold", "1"], "data.folds says how many"),
         (["--data.folds", "3", "--data.split_file", "split.csv"], "folds and split_file both say what is validated"),
         (["--data.folds", "3", "--data.val_root", "more"], "these come with others to validate on: leave one out"),
-        (["--data.folds", "3", "--trainer.fast_dev_run", "true"], "try one of them, --data.fold 1"),
-        (["--data.folds", "3", "--trainer.limit_val_batches", "0"], "fold 1 has no result"),
-        (["--data.folds", "3", "--ckpt_path", "digits"], "not a run of folds (config.yaml is missing)"),
+        (
+            ["--data.folds", "3", "--trainer.fast_dev_run", "true"],
+            "which each of data.folds needs",
+        ),
+        (["--data.folds", "3", "--trainer.limit_val_batches", "0"], "fold_1 has no result"),
+        (["--data.folds", "3", "--ckpt_path", "digits"], "not a run of folds or teachers (config.yaml is missing)"),
     ],
 )
 def test_a_mistake_about_folds_is_one_clear_line(workplace, capsys, options, message):
@@ -145,9 +148,9 @@ def test_a_mistake_about_folds_is_one_clear_line(workplace, capsys, options, mes
 
 def test_a_run_or_a_checkpoint_of_one_is_no_run_of_folds(trained, capsys):
     message = fail(capsys, "fit", "--ckpt_path", str(trained))
-    assert "not a run of folds; name a checkpoint in it" in message
+    assert "not a run of folds or teachers; name a checkpoint in it" in message
     message = fail(capsys, "fit", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--data.folds", "3")
-    assert "no run of folds, each of which starts from nothing" in message
+    assert "no run of data.folds, each of which starts from nothing" in message
 
 
 def test_without_folds_the_split_is_the_ordinary_one(trained, capsys):

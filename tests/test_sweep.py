@@ -249,7 +249,8 @@ def test_a_mistake_in_the_space_is_one_clear_line(space, capsys, text, message):
         (["--trials", "0"], "--trials must be at least 1, got 0"),
         (["--tune", "lr"], "--tune: a sweep searches for these itself"),
         (["--monitor", "epoch"], "--monitor epoch: no trial would be better than another"),
-        (["--data.folds", "3"], "name it, --data.fold 1"),
+        (["--data.folds", "3"], "compares single runs, not those of data.folds; --data.fold 1 is one"),
+        (["--teachers", "2"], "not those of teachers"),
         (["--trainer.fast_dev_run", "true"], "leave trainer.fast_dev_run out"),
         (
             ["--trainer.devices", "2"],

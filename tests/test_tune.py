@@ -111,7 +111,7 @@ def test_a_reader_is_tuned_alike(workplace, caplog):
     [
         (["--trainer.fast_dev_run", "true"], "--tune lr: a trial leaves no run folder to write what is found into"),
         (["--trainer.barebones", "true"], "--tune lr: a trial leaves no run folder"),
-        (["--data.folds", "3"], "tune one of them, --data.fold 1"),
+        (["--data.folds", "3"], "tune a single run, as with --data.fold 1"),
         (["--trainer.devices", "2"], "--tune works in one process on one device: add --trainer.devices 1"),
         (["--trainer.limit_train_batches", "0"], "there is nothing to train"),
         (["--model", "tests.test_tune.Hopeless"], "the loss falls at no learning rate from 1e-07 to 10"),

@@ -111,6 +111,15 @@ def test_predict_says_the_same_without_torch(pictures, capsys, network, options)
         assert reasons["as trained 1"] == "" or network == "embedded"
 
 
+def test_images_that_come_first_need_no_option(pictures, capsys):
+    blank = "pictures/blank.png"
+    for options, network in (((), "embedded"), (("--ckpt_path", "exported", "--trainer.accelerator", "cpu"), "torch")):
+        assert "2 images" in run(
+            capsys, blank, "pictures/several.png", *options, "--output", network, main=predict.main
+        )
+        assert [row["path"] for row in rows_of(network)] == [blank, "pictures/several.png"]
+
+
 def test_read_says_the_same_without_torch(pictures, capsys):
     shutil.copytree(READER, "reader")
     sheet([["204", "72", "1470"], ["4", "271"]]).save("sheet.png")

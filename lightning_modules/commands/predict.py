@@ -242,7 +242,12 @@ class _Options(argparse.ArgumentParser):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that Lightning's ``predict`` doesn't have."""
     parser.add_argument(
-        "--images", nargs="+", type=str, required=True, metavar="PATH", help="Image files, or folders of them."
+        "--images",
+        nargs="+",
+        type=str,
+        required=True,
+        metavar="PATH",
+        help="Image files, or folders of them; what comes first needs no --images.",
     )
     parser.add_argument(
         "--normalize",
@@ -266,13 +271,18 @@ def quick_options(args: list[str]) -> argparse.Namespace | None:
     return None if others or "WORLD_SIZE" in os.environ else options  # torchrun's processes share the files
 
 
+def with_images_named(args: list[str]) -> list[str]:
+    """``photo.jpg scans/ …`` as ``--images photo.jpg scans/ …``: Lightning's command line knows options alone."""
+    return ["--images", *args] if args and not args[0].startswith("-") else args
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit status.
 
     The program of an exported folder answers on the CPU, in a fraction of the time that PyTorch takes to be imported.
     All else is Lightning's: checkpoints, exports without a program, a GPU and the other options of the Trainer.
     """
-    args = sys.argv[1:] if args is None else args
+    args = with_images_named(sys.argv[1:] if args is None else args)
     options = quick_options(args)
     if options is not None and SCORE in program_outputs(options.ckpt_path):
         return exit_status(lambda: answer(options))

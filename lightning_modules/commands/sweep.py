@@ -22,6 +22,7 @@ from datamodules.text import as_table, short_name
 from lightning_modules.callbacks.best_checkpoint import HIGHER_IS_BETTER, BestCheckpoint
 from lightning_modules.cli import DigitDoodleCLI, changed_settings, check_one_process, ignored_warnings, without_enums
 from lightning_modules.network import DivergedError
+from lightning_modules.series import asks_for_series
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -69,7 +70,6 @@ def check_settings(config: Any) -> None:
     Raises:
         UserError: Which, and why.
     """
-    arguments = config.data.get("init_args") or {}
     if config.ckpt_path:
         raise UserError("--ckpt_path: each trial starts from nothing, and a sweep goes on by the same command again")
     if config.monitor == "epoch":
@@ -78,8 +78,8 @@ def check_settings(config: Any) -> None:
         raise UserError("--tune: a sweep searches for these itself; leave it out, or tune without a sweep")
     if config.trainer.fast_dev_run or config.trainer.barebones:
         raise UserError("a trial run leaves no result, which a sweep compares: leave trainer.fast_dev_run out")
-    if (arguments.get("folds") or 0) > 1 and arguments.get("fold") is None:
-        raise UserError("a sweep compares by one fold: name it, --data.fold 1")
+    if several := asks_for_series(config):
+        raise UserError(f"a sweep compares single runs, not those of {several}; --data.fold 1 is one")
 
 
 def search(space: "Space", count: int, args: list[str]) -> str:
