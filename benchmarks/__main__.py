@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import (
     adapting,
     data_path,
+    distilling,
     finetuning,
     handwriting,
     imbalance,
@@ -34,6 +35,7 @@ BENCHES = {
     "small": small_data.run,
     "imbalance": imbalance.run,
     "robustness": robustness.run,
+    "distilling": distilling.run,
     "adapt": adapting.run,
     "retrieval": searching.run,
     "startup": startup.run,
