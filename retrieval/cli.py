@@ -328,7 +328,9 @@ def _index(options: argparse.Namespace) -> None:
 
         check_watching()
     with torchrun_group() as group, _open(options, options.folder, group) as index:
-        update = index.update(True, True, group, options.verify, options.crops, options.storage)
+        update = index.update(
+            progress=True, group=group, verify=options.verify, crops=options.crops, storage=options.storage
+        )
         if group.rank > 0:
             return
         _report(options, index.location, update)
