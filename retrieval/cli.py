@@ -77,6 +77,12 @@ def _common_options() -> argparse.ArgumentParser:
         choices=("weights", "plain"),
         help="resize and crop the centre as the weights were trained (default), or resize the whole image",
     )
+    encoder.add_argument(
+        "--precision",
+        choices=("full", "bf16", "auto"),
+        help="of a ResNet: full (default), bf16, which is faster where the CPU or GPU has it, or auto, which takes it "
+        "there; all can search one index",
+    )
     encoder.add_argument("--device", help="cpu, cuda, mps (default: cuda if there is one)")
     return common
 
@@ -99,6 +105,11 @@ def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make a new index in which parts of images are found better: crops of each have vectors, too (five times "
         "the size, in a file alone)",
+    )
+    index.add_argument(
+        "--storage",
+        choices=("float32", "float16"),
+        help="make a new index whose vectors are rounded to float16: half the size (default float32; in a file alone)",
     )
     index.add_argument("--watch", action="store_true", help="go on, and update it whenever the folder changes")
     index.set_defaults(command=_index)
@@ -259,7 +270,7 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
     from retrieval.encoders.registry import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex
 
-    names = ("encoder", "weights", "layer", "preprocessing", "device")
+    names = ("encoder", "weights", "layer", "preprocessing", "precision", "device")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if header is not None and options.encoder is None:
         encoder = rebuild_encoder(header, **given)
@@ -317,7 +328,9 @@ def _index(options: argparse.Namespace) -> None:
 
         check_watching()
     with torchrun_group() as group, _open(options, options.folder, group) as index:
-        update = index.update(progress=True, group=group, verify=options.verify, crops=options.crops)
+        update = index.update(
+            progress=True, group=group, verify=options.verify, crops=options.crops, storage=options.storage
+        )
         if group.rank > 0:
             return
         _report(options, index.location, update)

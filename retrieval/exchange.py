@@ -66,7 +66,7 @@ def export_index(store: Store, path: Path) -> int:
     columns |= {name: np.array([getattr(record, name) for record in records], np.int64) for name in NUMBERS}
     digests = b"".join(record.digest or b"" for record in records)
     columns["digest"] = np.frombuffer(digests, np.uint8).reshape(len(records), -1 if records else 0)
-    header = json.dumps({key: value for key, value in store.header.items() if key != "crops"})
+    header = json.dumps({key: value for key, value in store.header.items() if key not in ("crops", "storage")})
     with atomic_write(path) as file:
         if path.suffix == ".npz":
             texts = {name: np.array(columns[name], str) for name in TEXTS}

@@ -13,7 +13,7 @@ from retrieval.process_group import ProcessGroup
 from retrieval.query import Query, encode_queries
 from retrieval.stores.base import Hit, MissingIndexError, Store, no_index
 from retrieval.stores.location import Location, find_location
-from retrieval.update import Update, Updater, open_index
+from retrieval.update import Storage, Update, Updater, open_index
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class ImageIndex:
         group: ProcessGroup | None = None,
         verify: bool = False,
         crops: bool = False,
+        storage: Storage | None = None,
     ) -> Update:
         """Bring the index up to date with the folder.
 
@@ -101,15 +102,17 @@ class ImageIndex:
             verify: Read all files again, also those whose size and time are the same.
             crops: Make a new index with vectors of four overlapping crops of each image beside that of the whole, so
                 that a part of an image finds it; it stays so from then on.
+            storage: Make a new index whose vectors are rounded to ``float16``, half as large; it stays so from then on.
+                None goes on as it is, and takes ``float32`` for a new one.
 
         Returns:
             What has been done; for the leader of a group by all of them, for the others by themselves.
 
         Raises:
-            UserError: The folder has no images, or the index can't be written.
+            UserError: The folder has no images, the index can't be written, or was made with other options than these.
             Timeout: Another process is updating the index, and ``wait`` is false.
         """
-        return Updater(self.folder, self.encoder, self.location, group, verify, crops).run(progress, wait)
+        return Updater(self.folder, self.encoder, self.location, group, verify, crops, storage).run(progress, wait)
 
     def search(
         self,

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from retrieval.stores.location import Location
 BATCHES_AHEAD = 3  # decoded while the network computes: bounds the memory
 
 Batch = tuple[list[Record], dict[bytes, Vectors]]
+Storage = Literal["float32", "float16"]
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Updater:
         group: The processes that do it together, each of which has an updater.
         verify: Read all files again, also those whose size and time are the same.
         crops: Make a new index with vectors of four crops of each image, beside that of the whole.
+        storage: How a new index keeps its vectors; None means float32.
     """
 
     def __init__(
@@ -94,12 +97,14 @@ class Updater:
         group: ProcessGroup | None = None,
         verify: bool = False,
         crops: bool = False,
+        storage: Storage | None = None,
     ) -> None:
         self.folder = folder
         self.encoder = encoder
         self.location = location
         self.verify = verify
         self.crops = crops
+        self.storage = storage
         self.group = group or ProcessGroup()
         self._store: Store | None = None
 
@@ -126,8 +131,8 @@ class Updater:
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
         """Find out what is to be done; if there is anything, lock the index, and create it if there is none."""
-        if self.crops and self.location.shared:
-            raise UserError("crops are kept in files only, not on Milvus: leave --crops or --index out")
+        if self._options and self.location.shared:
+            raise UserError("--crops and --storage float16 are for files, not for Milvus: leave them or --index out")
         paths = self._find()
         try:
             self._store = opened.enter_context(open_index(self.location, self.encoder))
@@ -135,17 +140,28 @@ class Updater:
             if not paths:
                 raise no_images(self.folder) from None
         else:
-            if self.crops and "crops" not in self._store.header:
+            header = self._store.header
+            asked = {
+                "--crops": self.crops and "crops" not in header,
+                f"--storage {self.storage}": self.storage not in (None, header.get("storage", "float32")),
+            }
+            if lacks := " ".join(option for option, missing in asked.items() if missing):
                 raise UserError(
-                    f"{self.location} was made without --crops: delete it, or name another place with --index"
+                    f"{self.location} was made without {lacks}: delete it, or name another place with --index"
                 )
             plan = self._compare(self._store, paths)
             if self.location.shared or not (plan.changed or plan.removed):
                 return plan  # there is no lock to wait for, or nothing to do
         opened.enter_context(self.location.write_lock(wait))
         if self._store is None:
-            self._store = opened.enter_context(open_index(self.location, self.encoder, create=True, crops=self.crops))
+            self._store = opened.enter_context(open_index(self.location, self.encoder, self._options))
         return self._compare(self._store, self._find())  # another process may just have done it
+
+    @property
+    def _options(self) -> dict[str, str]:
+        """What the header of a new index has beside the encoder."""
+        crops = {"crops": str(CROPS)} if self.crops else {}
+        return {**crops, "storage": "float16"} if self.storage == "float16" else crops
 
     @cached_property
     def _subsets(self) -> set[Path]:
@@ -278,17 +294,21 @@ class Updater:
         return [record for record, _ in batch], vectors
 
 
-def open_index(location: Location, encoder: Encoder, create: bool = False, crops: bool = False) -> Store:
+def open_index(location: Location, encoder: Encoder, create_with: Mapping[str, str] | None = None) -> Store:
     """Open an index, or create it; refuse one that another encoder made, whose vectors mean something else.
+
+    Args:
+        location: Where it is kept.
+        encoder: What makes the vectors.
+        create_with: Creates an index if there is none, with this in its header beside the encoder.
 
     Raises:
         UserError: Another encoder made it, or as ``Location.open``.
     """
-    if create:
-        parts = {"crops": str(CROPS)} if crops else {}
-        store = location.open({**describe_encoder(encoder), **parts}, encoder.dimension)
-    else:
+    if create_with is None:
         store = location.open()
+    else:
+        store = location.open({**describe_encoder(encoder), **create_with}, encoder.dimension)
     for key, value in encoder.identity.items():
         if store.header.get(key) != value:
             store.close()

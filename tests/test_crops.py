@@ -100,5 +100,5 @@ def test_crops_that_can_not_be_are_one_clear_line(place, resnet_weights, capsys)
     capsys.readouterr()
     assert main(["index", "photos", "--crops"]) == 1
     assert "was made without --crops: delete it, or name another place with --index" in capsys.readouterr().err
-    with pytest.raises(UserError, match="crops are kept in files only"):
+    with pytest.raises(UserError, match="--crops and --storage float16 are for files, not for Milvus"):
         Updater(place / "photos", SmallEncoder(), parse_location("http://127.0.0.1:1/photos"), crops=True).run()

@@ -148,6 +148,7 @@ def test_without_internet_the_error_names_the_ways_on(tmp_path, monkeypatch):
         ({"weights": "missing.pth"}, "missing.pth: no such file"),
         ({"device": "warp"}, "device warp: not available here"),
         ({"preprocessing": "none"}, "preprocessing must be weights or plain, got none"),
+        ({"precision": "half"}, "precision must be full, bf16 or auto, got half"),
     ],
 )
 def test_bad_arguments_are_clear_errors(resnet_weights, arguments, message):

@@ -33,7 +33,7 @@ def build_encoder(encoder: str = "resnet50", device: str | None = None, **option
             ``digits`` for the network that comes with the package, or the class of an encoder that is imported,
             such as ``mynet.MyEncoder``.
         device: Where to compute; None takes the GPU if there is one.
-        options: Others of its constructor's arguments: weights, layer, preprocessing.
+        options: Others of its constructor's arguments: weights, layer, preprocessing, precision.
 
     Raises:
         UserError: There is no such encoder, it doesn't have such an option, or as its class documents.

@@ -93,7 +93,8 @@ class Store(ABC):
     Attributes:
         location: Where it is, for messages.
         header: The encoder's identity, and what builds it again; the same as long as the index lives. ``crops`` is how
-            many vectors P each content has, where there is more than that of the whole image.
+            many vectors P each content has, where there is more than that of the whole image; ``storage`` is
+            ``float16`` where the vectors are rounded to it.
         keeps_replaced: Whether the vector of a record that another one has taken the place of stays until ``compact``.
     """
 
