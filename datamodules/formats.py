@@ -1,5 +1,7 @@
 """Formats of image files: which are read, with which plug-in, and why another one is not."""
 
+import contextlib
+import ctypes
 import importlib
 import io
 import re
@@ -7,7 +9,7 @@ import warnings
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from datamodules.errors import last_line
 
@@ -63,6 +65,11 @@ OTHERS = {
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in words of ours: `pixel_budget.room_for`
 warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file, and what they are about is read all the same
+# Nor do the lines that libtiff writes to stderr by itself name one, and Pillow raises an exception after an error.
+with contextlib.suppress(OSError, AttributeError):  # where Pillow has libtiff inside, its functions have no names
+    PILLOW = ctypes.CDLL(_imaging.__file__)
+    PILLOW.TIFFSetErrorHandler(None)
+    PILLOW.TIFFSetWarningHandler(None)
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:

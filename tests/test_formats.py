@@ -277,6 +277,18 @@ def test_pillows_warnings_reach_nobody(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere libtiff may be inside of Pillow")
+def test_what_libtiff_says_reaches_nobody_but_by_us(tmp_path, capfd):
+    path = tmp_path / "a.tif"
+    draw_digit(1, 1, 64).save(path, compression="tiff_lzw")
+    data = bytearray(path.read_bytes())
+    data[40:300] = b"\xff" * 260
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif: "):
+        read_image(path, 1)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_format_that_pillow_knows_and_we_do_not_is_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="TGA")
     with pytest.raises(ImageError, match="not an image of a format that is read"):
