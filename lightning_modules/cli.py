@@ -329,7 +329,7 @@ class DigitDoodleCLI(LightningCLI):
         network = known_class(Network, config.model.class_path, Path("--model"))
         folder = Path(path) if path else self._create_run(network).folder
         series: Series
-        if config.teachers:
+        if isinstance(config.teachers, int):
             series = Distillation(folder, config.teachers, config.seed_everything)
         else:
             series = Folds(folder, config.data.init_args.folds)

@@ -91,8 +91,8 @@ def check_teachers(config: Any) -> None:
     network = known_class(Network, config.model.class_path, Path("--model"))
     if not issubclass(network, Classifier):
         raise UserError(f"--teachers: a {network.__name__} can't learn from others, only a classifier can")
-    if isinstance(config.teachers, int):
-        if config.teachers < 1:
-            raise UserError(f"--teachers: how many must be at least 1, got {config.teachers}")
-        if (config.data.get("init_args") or {}).get("folds"):
-            raise UserError("--teachers: data.folds are trained without; or name teachers that there are")
+    if isinstance(config.teachers, int) and config.teachers < 1:
+        raise UserError(f"--teachers: how many must be at least 1, got {config.teachers}")
+    arguments = config.data.get("init_args") or {}
+    if (arguments.get("folds") or 0) > 1 and arguments.get("fold") is None:
+        raise UserError("--teachers: data.folds are trained without; or name one of them, --data.fold 1")

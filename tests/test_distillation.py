@@ -152,6 +152,7 @@ def test_teachers_may_be_there_already_of_any_kind_and_as_exports(trained, capsy
         (["--teachers", "0"], "how many must be at least 1, got 0"),
         (["--teachers", "[missing.ckpt]"], "missing.ckpt: no such file"),
         (["--teachers", "2", "--data.folds", "3"], "data.folds are trained without"),
+        (["--teachers", "[a.ckpt]", "--data.folds", "3"], "data.folds are trained without"),
         (["--teachers", "2", "--trainer.fast_dev_run", "true"], "which each of teachers needs: leave one of them out"),
         (["--teachers", "2", "--tune", "lr"], "the runs of teachers have one setting"),
         (["--teachers", "2", "--ckpt_path", "digits"], "not a run of folds or teachers"),
