@@ -4,11 +4,13 @@ The handwritten digits are those that scikit-learn carries, the photographs are 
 CC0. ``uv run --group browser --with scikit-image python docs/pictures.py`` (needs Chromium).
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,19 @@ def write_photos(side: int = 200, count: int = 16) -> None:
             left, top = (int(generator.integers(length - side)) for length in image.size)
             image.crop((left, top, left + side, top + side)).save(folder / f"{number}.jpg", quality=95)
         image.save(queries / f"{folder.name}.jpg", quality=95)
+
+
+def write_album() -> None:
+    """Write three photographs with copies: of the same bytes, smaller, and compressed more."""
+    for name in ("chelsea", "coffee", "rocket"):
+        folder = Path("album", "pictures")
+        (folder / "from a friend").mkdir(parents=True, exist_ok=True)
+        image = Image.open(f"query_images/{name}.jpg")
+        image.save(folder / f"{name}.jpg", quality=95)
+        shutil.copy(folder / f"{name}.jpg", folder / f"{name} (1).jpg")
+        image.resize((300, 300 * image.height // image.width)).save(
+            folder / "from a friend" / f"{name}.webp", quality=60
+        )
 
 
 def draw_overview() -> None:
@@ -144,6 +159,30 @@ def photograph_sketch(page: Page, address: str) -> None:
     save(Image.open("recognise.png").convert("RGB"), "recognise.png")
 
 
+def photograph_review(page: Page, address: str) -> None:
+    """Review duplicates."""
+    page.goto(address)
+    page.get_by_role("tab", name="Review").click()
+    page.get_by_role("button", name="Find duplicates").click()
+    page.locator("#groups img").nth(8).wait_for()
+    page.wait_for_timeout(2000)
+    page.screenshot(path="review.png")
+    save(Image.open("review.png").convert("RGB"), "review.png")
+
+
+@contextlib.contextmanager
+def served(*options: str) -> Iterator[tuple[Page, str]]:
+    """A browser's page, and the address of a server with these options."""
+    command = [sys.executable, "-m", "retrieval", "serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+        assert server.stdout is not None
+        address = server.stdout.readline().split(" on ")[1].split()[0]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1200, "height": 860}), address
+        browser.close()
+        server.terminate()
+
+
 def save(picture: Image.Image, name: str) -> None:
     """Save a picture with a palette, which is smaller: it is kept in the repository."""
     picture.quantize(256).save(DOCS / name, optimize=True)
@@ -160,16 +199,13 @@ def main() -> None:
     search(["index", "photos", "--encoder", "resnet18", "--layer", "layer3"])
     draw_overview()
     draw_seen()
-    command = [sys.executable, "-m", "retrieval", "serve", "photos", "--checkpoint", CHECKPOINT]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
-        assert server.stdout is not None
-        address = server.stdout.readline().split(" on ")[1].split()[0]
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 860})
+    with served("photos", "--checkpoint", CHECKPOINT) as (page, address):
         photograph_search(page, address)
         photograph_sketch(page, address)
-        browser.close()
-        server.terminate()
+    write_album()
+    search(["index", "album", "--encoder", "resnet18", "--layer", "layer3"])
+    with served("album", "--review") as (page, address):
+        photograph_review(page, address)
 
 
 if __name__ == "__main__":
