@@ -132,8 +132,8 @@ def make_plan(
         groups: Rows of the images in each group, as from ``find_groups``.
         threshold: Images that are closer than this are near-duplicates.
         keep: The best is the ``largest`` in pixels and then in bytes, the ``sharpest``, the ``oldest`` by its time of
-            modification, or one that lies in this folder, relative to the other; ties by ``largest``, then by the
-            shorter name, since copies are called ``a (1).jpg``, then by path.
+            modification, or one that lies in this folder, relative to the other; ties by ``largest``, then by path,
+            ``a.jpg`` before ``a (1).jpg``.
 
     Returns:
         The groups that have something to move, the images of each from the best to the worst.
@@ -177,7 +177,7 @@ def _best_first(folder: Path, records: Sequence[Record], group: list[int], keep:
         sharp = {row: sharpness(read_image(folder / records[row].path, channels=1), side) for row in group}
     enough = ALIKE * max(sharp.values(), default=0.0)
 
-    def rank(row: int) -> tuple[float, int, int, int, str]:
+    def rank(row: int) -> tuple[float, int, int, str, str]:
         record = records[row]
         first: float = 0
         if keep == "oldest":
@@ -186,8 +186,8 @@ def _best_first(folder: Path, records: Sequence[Record], group: list[int], keep:
             first = -min(sharp[row], enough)
         elif keep != "largest":
             first = not PurePosixPath(record.path).is_relative_to(keep)
-        name = PurePosixPath(record.path).name
-        return first, -record.width * record.height, -record.size, len(name), record.path
+        stem = str(PurePosixPath(record.path).with_suffix(""))
+        return first, -record.width * record.height, -record.size, stem, record.path
 
     return sorted(group, key=rank)
 
