@@ -152,13 +152,9 @@ def plot_augmentation(images: Tensor, augmented: Tensor) -> Figure:
         images: (B, C, H, W), uint8.
         augmented: (B, C, H, W), uint8, or float in [0, 1].
     """
-    rows = [row for pair in zip(_rows(images), _rows(augmented), strict=True) for row in pair]
-    # The title needs some width, however few images there are.
-    figure = Figure(figsize=(1.45 * max(len(rows[0]), 4), 1.45 * len(rows) + 0.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(_sheet(rows), cmap="gray", vmin=0, vmax=1)  # as one: an Axes for each image would take seconds
-    axes.set_axis_off()
-    axes.set_title("Training images, and under each what augmentation makes of it")
+    pairs = zip(_rows(images), _rows(augmented), strict=True)
+    figure = _grid([row for pair in pairs for row in pair])
+    figure.suptitle("Training images, and under each what augmentation makes of it")
     return figure
 
 
@@ -205,19 +201,6 @@ def _columns(lines: npt.NDArray[np.generic], columns: int = 3) -> Figure:
 
 def _rows(images: Tensor, columns: int = 8) -> list[npt.NDArray[np.generic]]:
     return [images[start : start + columns].numpy() for start in range(0, len(images), columns)]
-
-
-def _sheet(rows: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
-    """Rows of images (B, C, H, W), uint8 or float in [0, 1] -> all of them as one, (H', W', 1 or 3), on white."""
-    _, channels, height, width = rows[0].shape
-    gap = max(2, height // 14)
-    sheet = np.ones((len(rows) * (height + gap), len(rows[0]) * (width + gap), channels), np.float32)
-    for number, row in enumerate(rows):
-        white = 255 if row.dtype == np.uint8 else 1
-        for place, image in enumerate(row):
-            top, left = number * (height + gap), place * (width + gap)
-            sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0) / white
-    return sheet
 
 
 def _grid(rows: list[npt.NDArray[np.generic]], height: float = 1.45) -> Figure:
