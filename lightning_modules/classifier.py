@@ -141,9 +141,8 @@ class Classifier(Network):
         same views for both sides (Beyer et al. 2022, https://arxiv.org/abs/2106.05237).
         """
         with torch.no_grad():
-            taught = torch.stack([teacher(batch.images).float().softmax(dim=1) for teacher in self.teachers]).mean(
-                dim=0
-            )
+            answers = [teacher(batch.images).float().softmax(dim=1) for teacher in self.teachers]
+            taught = torch.stack(answers).mean(dim=0)
             taught[batch.labels == OUTLIER] = 1 / len(self.class_names)  # whatever the teachers may take it for
         return -(taught * outputs.float().log_softmax(dim=1)).sum(dim=1).mean()
 

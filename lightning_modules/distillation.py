@@ -16,7 +16,7 @@ from lightning_modules.commands.compare import plot_comparison
 from lightning_modules.evaluation import Predictions, evaluate
 from lightning_modules.network import Network
 from lightning_modules.run import Run
-from lightning_modules.series import Series
+from lightning_modules.series import Series, asks_for_folds
 
 STUDENT = "student"
 
@@ -69,9 +69,8 @@ class Distillation(Series):
         data = self.runs[STUDENT].load_data()
         assert isinstance(data, ImageDataModule)
         assert data.val_set is not None
-        return average(
-            [evaluate(load_classifier(self.runs[name].best, device), data.val_set) for name in self.teachers]
-        )
+        teachers = [load_classifier(self.runs[name].best, device) for name in self.teachers]
+        return average([evaluate(teacher, data.val_set) for teacher in teachers])
 
 
 def average(found: list[Predictions]) -> Predictions:
@@ -93,6 +92,5 @@ def check_teachers(config: Any) -> None:
         raise UserError(f"--teachers: a {network.__name__} can't learn from others, only a classifier can")
     if isinstance(config.teachers, int) and config.teachers < 1:
         raise UserError(f"--teachers: how many must be at least 1, got {config.teachers}")
-    arguments = config.data.get("init_args") or {}
-    if (arguments.get("folds") or 0) > 1 and arguments.get("fold") is None:
+    if asks_for_folds(config):
         raise UserError("--teachers: data.folds are trained without; or name one of them, --data.fold 1")

@@ -91,5 +91,10 @@ def asks_for_series(config: Any) -> str | None:
     """What in the config of ``fit`` asks for several runs: ``data.folds`` or ``teachers``; None for one run."""
     if isinstance(config.teachers, int):
         return "teachers"
+    return "data.folds" if asks_for_folds(config) else None
+
+
+def asks_for_folds(config: Any) -> bool:
+    """Whether the config of ``fit`` asks for a run of each fold, not of one by name."""
     arguments = config.data.get("init_args") or {}
-    return "data.folds" if (arguments.get("folds") or 0) > 1 and arguments.get("fold", 0) is None else None
+    return (arguments.get("folds") or 0) > 1 and arguments.get("fold", 0) is None
