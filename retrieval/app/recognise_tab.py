@@ -31,6 +31,7 @@ def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None
         corrections: Where pictures are kept once someone has said what they show in truth; None asks nobody.
     """
     recognised = gr.State()  # the file that the answer is of: a client can't name it
+    drawn = gr.State(False)  # whether there was something on the paper
     with gr.Row(elem_id="recognise"):
         with gr.Column(scale=1, min_width=300):
             paper = Image.new("RGB", (PAPER, PAPER), "white")
@@ -81,15 +82,23 @@ def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None
         images = [(enlarged(one.pixels), f"{one.label} · {one.distance:.3f}") for one in result.similar]
         return result.probabilities, enlarged(result.seen), gr.Gallery(images, visible=bool(images)), told, *asked
 
-    def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload) -> tuple[Any, ...]:
-        drawn = look(drawing and drawing["composite"])
-        # Blank paper leaves the picture's answer: the canvas reports itself once it is set up, maybe after the choice.
-        return look(picture) if drawn[0] is None and picture is not None else drawn
+    def look_at_drawing(drawing: dict[str, Upload] | None, picture: Upload, was_drawn: bool) -> Any:
+        found = look(drawing and drawing["composite"])
+        if found[0] is not None:
+            return *found, True
+        # The canvas reports itself once it is set up, maybe after a picture was chosen, or taken away again.
+        return (*look(picture), False) if was_drawn else gr.skip()
 
     outputs = [probabilities, seen, similar, note, recognised, truth]
     listen = {**LISTEN, "concurrency_id": "recognise"}
-    both = [canvas, upload]
-    canvas.input(look_at_drawing, both, outputs, trigger_mode="always_last", show_progress="hidden", **listen)
+    canvas.input(
+        look_at_drawing,
+        [canvas, upload, drawn],
+        [*outputs, drawn],
+        trigger_mode="always_last",
+        show_progress="hidden",
+        **listen,
+    )
     canvas.clear(None, None, outputs[:3], js=TAKE_BRUSH)
     upload.change(look, upload, outputs, **listen)
 

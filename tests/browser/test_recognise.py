@@ -104,6 +104,29 @@ def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(pag
     assert recognised(page) == recogniser.recognise(Image.open(digit)).best
 
 
+def test_a_canvas_that_reports_itself_late_leaves_what_is_said_of_the_picture(page, tmp_path):
+    broken, late = tmp_path / "broken.png", []
+    broken.write_bytes(b"no picture")
+
+    def hold(route):
+        of_canvas = "background" in (route.request.post_data or "")
+        late.append(route) if of_canvas else route.continue_()
+
+    page.route("**/queue/join*", hold)
+    page.get_by_role("tab", name="Recognise").click()
+    upload(page, broken, into="upload")
+    said(page, "broken.png")
+    page.locator("#upload").get_by_label("Remove Image").click()
+    unsaid = "() => !document.querySelector('#note textarea, #note input')?.value.includes('broken.png')"
+    page.wait_for_function(unsaid)
+    page.wait_for_timeout(1000)
+    assert late
+    for route in late:  # it says of which picture it was sent beside: the one that is gone
+        route.continue_()
+    page.wait_for_timeout(2000)
+    assert page.evaluate(unsaid)
+
+
 @pytest.fixture
 def correcting(browser, index, recogniser, tmp_path):
     """A page on which pictures can be put right, and where they are kept."""
