@@ -80,6 +80,7 @@ def test_a_network_learns_what_it_is_corrected_in_and_keeps_what_it_knew(adapted
     assert Run(adapted).summary["best_epoch"] == Run(adapted).summary["epochs"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_network_learns_in_either_precision(base, capsys, precision):
     run(capsys, *ADAPT, "--ckpt_path", best(base), "--name", "either", "--trainer.precision", precision)
@@ -104,6 +105,7 @@ def test_an_adapted_network_can_be_adapted_exported_and_scored_though_more_pictu
     assert sum(name.startswith("replay/") for name in rows) == 60
 
 
+@pytest.mark.slow
 def test_an_adaptation_that_is_killed_goes_on_to_the_same_weights(adapted, base, capsys):
     kill = ["--trainer.callbacks+", "tests.test_processes.Kill", "--trainer.callbacks.epoch", "2"]
     process = start(*ADAPT, "--ckpt_path", best(base), "--name", "killed", *kill)
@@ -116,6 +118,7 @@ def test_an_adaptation_that_is_killed_goes_on_to_the_same_weights(adapted, base,
     assert_same_weights(adapted / "checkpoints" / "last.ckpt", Path("runs/resumed/version_0/checkpoints/last.ckpt"))
 
 
+@pytest.mark.slow
 def test_the_saved_config_adapts_again_to_the_same_weights(adapted, capsys):
     run(capsys, "fit", "--config", str(adapted / "config.yaml"))
     again = adapted.with_name("version_1")
@@ -144,6 +147,7 @@ def test_a_base_that_cannot_be_adapted_is_one_clear_line(base, capsys):
     assert "a LineReader, which can't be adapted" in fail(capsys, *ADAPT, "--ckpt_path", reader)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="MNIST is not here")
 def test_without_a_checkpoint_the_network_that_comes_with_the_package_is_adapted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

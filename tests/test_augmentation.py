@@ -193,6 +193,7 @@ def test_how_an_image_is_corrupted_follows_from_its_own_parameters():
     assert not torch.equal(whole, CORRUPTING(images, CORRUPTING.draw(3, 2, 16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_run_on_corrupted_images_resumes_to_the_same_weights(workplace, capsys, precision):
     config = ["fit", "--config", TINY, "--model.recipe.schedule", "constant", "--trainer.precision", precision]

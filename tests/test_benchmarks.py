@@ -7,6 +7,7 @@ import pytest
 from benchmarks.__main__ import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["training", "goal", "finetuning", "precision", "data", "handwriting", "reading", "retrieval", "startup"]
 )

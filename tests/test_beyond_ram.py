@@ -39,6 +39,7 @@ def train_with_little_room(options: list[str]) -> None:
         np.ones((COUNT, SIZE, SIZE), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="Linux can cap memory that is no mapped file")
 def test_pixels_beyond_the_memory_are_read_from_the_mapped_cache(many_digits):
     options = ["--data.root", str(many_digits), "--data.image_size", str(SIZE), "--data.batch_size", "16"]

@@ -394,6 +394,7 @@ def test_nothing_moves_while_another_process_updates_the_index(plan, capsys):
     assert files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["--apply", "plan.csv"], ["--undo"]])
 def test_a_process_that_is_killed_at_any_moment_loses_no_image(plan, capsys, monkeypatch, command):
     Path("killer.py").write_text(KILLER)

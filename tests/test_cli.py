@@ -106,6 +106,7 @@ def test_the_split_of_the_run_is_that_of_the_datamodule(trained):
     assert {name for name, subset in written.items() if subset == "train"} == set(data.train_set.names)
 
 
+@pytest.mark.slow
 def test_a_second_run_has_a_folder_of_its_own(trained, capsys):
     before = (trained / "summary.json").read_bytes()
     run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1")
@@ -232,6 +233,7 @@ def test_predict_needs_only_the_checkpoint_not_the_training_data(trained, capsys
     assert run(capsys, "predict", "--ckpt_path", checkpoint, "--images", "elsewhere") == "20 images: predictions.csv\n"
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
     run(capsys, "fit", "--config", TINY, "--model.recipe.schedule", "constant")
     last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
@@ -240,6 +242,7 @@ def test_a_finished_run_can_go_on_and_reports_all_epochs(workplace, capsys):
     assert [row["epoch"] for row in summary["history"]] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, capsys):
     run(capsys, "fit", "--config", TINY, "--model.recipe.schedule", "constant", "--model.recipe.learning_rate", "0.05")
     first = workplace / "runs" / "custom_cnn" / "version_0"
@@ -317,6 +320,7 @@ def history(run_folder):
     return [row["epoch"] for row in json.loads((run_folder / "summary.json").read_text())["history"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--trainer.max_steps", "2"], ["--trainer.limit_val_batches", "0"]])
 def test_a_run_that_is_never_validated_ends_well_and_says_so(workplace, capsys, caplog, options):
     with caplog.at_level("INFO"):
@@ -326,6 +330,7 @@ def test_a_run_that_is_never_validated_ends_well_and_says_so(workplace, capsys, 
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "validated", "steps"),
     [
@@ -341,6 +346,7 @@ def test_only_epochs_that_were_validated_are_reported(workplace, capsys, options
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
 
 
+@pytest.mark.slow
 def test_the_printed_accuracy_is_that_of_the_images_beside_it(workplace, capsys):
     some = ["--data.batch_size", "5", "--trainer.limit_val_batches", "1"]
     table = run(capsys, "fit", "--config", TINY, *some)
@@ -358,6 +364,7 @@ class CtrlC(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_a_validation_within_an_epoch_leaves_a_report(workplace, capsys):
     each_batch = ["--trainer.val_check_interval", "1", "--monitor", "val_loss"]
     status = main(["fit", "--config", TINY, *each_batch, "--trainer.callbacks+", "tests.test_cli.CtrlC"])
@@ -374,12 +381,14 @@ class Witness(Callback):
         Witness.seen = {path.name for path in Path(trainer.log_dir).iterdir()}
 
 
+@pytest.mark.slow
 def test_the_report_is_made_while_the_network_is_on_its_device(workplace, capsys):
     witness = ["--trainer.callbacks+", "tests.test_cli.Witness", "--trainer.max_epochs", "1"]
     run(capsys, "fit", "--config", TINY, *witness)
     assert {"summary.json", "mistakes.png"} <= Witness.seen
 
 
+@pytest.mark.slow
 def test_odd_names_of_files_and_classes_do_not_cost_the_report(workplace, capsys):
     odd = os.fsdecode(b"caf\xe9 $x_$ \n")
     shutil.move("digits/1_digits", f"digits/{odd}")
@@ -495,6 +504,7 @@ def test_without_a_config_our_network_learns_the_embedded_digits(workplace, caps
 LOGGERS = {"none": ["false"], "the user's own": ["CSVLogger", "--trainer.logger.save_dir", "logs"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_each_run_has_a_folder_of_its_name_whatever_logs_it(workplace, capsys, logger):
     options = ["--trainer.max_epochs", "1", "--trainer.logger", *LOGGERS[logger], "--name", "mine"]
@@ -568,6 +578,7 @@ def test_a_run_is_resumed_with_the_recipe_that_it_began_with(trained, capsys, op
     assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_patience_that_it_is_given(workplace, capsys):
     plateau = ["--model.recipe.schedule", "constant", "--early_stopping.min_delta", "1"]
     run(capsys, "fit", "--config", TINY, *plateau, "--trainer.max_epochs", "2")
@@ -789,6 +800,7 @@ def test_a_broken_image_stops_training_before_it_leaves_anything(workplace, caps
     run(capsys, "fit", "--config", TINY, "--data.on_unreadable", "skip", "--trainer.max_epochs", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -840,6 +852,7 @@ def test_files_that_are_passed_over_are_named_by_training_and_prediction(trained
 ODD = ["07", "7", "yes", "no", "1.0", "1e3", "null", "0x1F", "1:30", "~"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["option", "option=", "long option", "config", "block"])
 def test_class_names_are_text(workplace, capsys, how):
     for number, name in enumerate(ODD):
@@ -866,6 +879,7 @@ def test_class_names_are_text(workplace, capsys, how):
         assert load_classifier(again / "checkpoints" / "best.ckpt").class_names == ODD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["option", "config", "block"])
 def test_class_names_may_have_any_signs(workplace, capsys, how):
     names = ["\N{GRINNING FACE}", "\N{MATHEMATICAL DOUBLE-STRUCK CAPITAL A}", "é"]
@@ -982,6 +996,7 @@ def test_a_class_may_be_called_train(workplace, capsys):
     assert model.class_names == ["test", "train"]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_networks_had_a_folder_is_scored_and_resumed(trained, capsys):
     def flatten(init_args):
         return {**{name: value for name, value in init_args.items() if name != "recipe"}, **init_args["recipe"]}

@@ -204,6 +204,7 @@ def test_an_export_whose_data_have_gone_is_a_clear_error(trained, capsys, workpl
     assert not (workplace / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_from_any_folder(trained, capsys, workplace, monkeypatch):
     (workplace / "elsewhere").mkdir()
     monkeypatch.chdir(workplace / "elsewhere")
@@ -221,6 +222,7 @@ def test_a_run_is_exported_from_any_folder(trained, capsys, workplace, monkeypat
     assert "nowhere: no such file or directory" in err
 
 
+@pytest.mark.slow
 def test_the_cache_is_found_from_any_folder(workplace, capsys, monkeypatch):
     (workplace / "elsewhere").mkdir()
     run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--data.cache_dir", "cache")
@@ -240,6 +242,7 @@ def test_a_summary_that_does_not_say_where_its_run_was_leaves_the_current_folder
     assert "digits: no such file or directory" in err
 
 
+@pytest.mark.slow
 def test_data_without_a_root_take_none(workplace, capsys):
     run(capsys, "fit", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
     status, _, err = command(capsys, export, FIRST, "out", "--data.root", "digits")

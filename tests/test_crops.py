@@ -75,6 +75,7 @@ def test_a_part_finds_its_image(place):
         assert index.search(names[0], include_self=True)[0].distance == 0
 
 
+@pytest.mark.slow
 def test_an_index_stays_with_its_crops_and_all_else_goes_by_the_whole_images(place, resnet_weights, capsys):
     encoder = ["--encoder", "resnet18", "--weights", str(resnet_weights), "--layer", "layer1"]
     for index, more in (("whole.sqlite", []), ("crops.sqlite", ["--crops"])):

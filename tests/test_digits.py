@@ -105,6 +105,7 @@ def few(monkeypatch):
     monkeypatch.setattr("datamodules.digits.SIGNS", "A%")
 
 
+@pytest.mark.slow
 def test_collections_are_joined_and_outliers_are_trained_on_alone(mnist, tmp_path, few):  # noqa: F811
     semeion(mnist)
     data = set_up(DigitsDataModule(str(mnist), drawn=20, hurried=10, outliers=24, val_fraction=0.2))

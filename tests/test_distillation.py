@@ -83,6 +83,7 @@ def test_teachers_are_trained_first_each_from_another_seed_and_then_the_student(
     assert (whole / "distillation.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_student_is_an_ordinary_run_that_its_config_repeats(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole.parents[2])  # where the teachers' relative paths lead
     run(capsys, "fit", "--config", str(whole / "student" / "config.yaml"), "--name", "again")
@@ -105,6 +106,7 @@ class KillOnce(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_series_that_is_killed_goes_on_where_it_was(whole, workplace, capsys):
     folder = Path("runs/custom_cnn/version_0")
     first = [*SERIES, "--trainer.callbacks+", "tests.test_distillation.KillOnce"]
@@ -136,6 +138,7 @@ def test_the_ensemble_is_scored_by_the_mean_of_its_probabilities(whole, monkeypa
     assert f"({right} of {len(batch.labels)}), the teachers' mean" in series.report(torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_teachers_may_be_there_already_of_any_kind_and_as_exports(trained, capsys):
     run(capsys, "fit", "--config", TINY, "--model", "ReferenceCNN", "--name", "other", "--trainer.max_epochs", "1")
     other = Run(Path("runs/other/version_0")).best

@@ -93,6 +93,7 @@ class KillOnce(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_folds_that_are_killed_go_on_where_they_were(whole, workplace, capsys):
     process = start("fit", *FOLDS, "--trainer.callbacks+", "tests.test_folds.KillOnce")
     _, err = process.communicate(timeout=1000)
@@ -169,6 +170,7 @@ def test_two_processes_train_folds_together(workplace):
     assert [row["fold"] for row in table(Path("runs/custom_cnn/version_0"))] == ["1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_pooled_images_are_what_the_folds_scored_whatever_they_were_trained_in(
     tmp_path, monkeypatch, capsys, precision

@@ -236,6 +236,7 @@ def test_a_large_image_is_reduced_and_keeps_its_size_in_words(large, name):
     assert read_image(large / name, 1, all_pixels=True).size == (6125, 8000)
 
 
+@pytest.mark.slow
 def test_many_threads_decode_large_images_in_the_memory_of_one(large):
     script = """
 import resource, sys

@@ -77,6 +77,7 @@ def test_weights_count_an_image_as_its_class_says():
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.slow
 def test_automatic_weights_are_those_of_the_training_images(unequal, capsys):
     run(capsys, "fit", "--config", TINY, "--model.class_weights", "auto", "--name", "auto")
     numbers = [33 / (3 * count) for count in (16, 1, 16)]
@@ -89,6 +90,7 @@ def test_automatic_weights_are_those_of_the_training_images(unequal, capsys):
     assert "val_accuracy" in run(capsys, "validate", "--ckpt_path", last["auto"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("options", [["--data.balance", "true"], ["--model.class_weights", "auto"]])
 def test_a_run_that_makes_up_for_rare_classes_resumes_to_the_same_weights(unequal, capsys, options, precision):

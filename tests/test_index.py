@@ -323,6 +323,7 @@ def test_any_file_name_is_found_again(photos, name):
     assert (match.path, match.label, match.distance) == (folder / name, folder.name, 0)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_written(many):
     started = time.perf_counter()
     index_folder(many)
@@ -404,6 +405,7 @@ def _peak_memory(folder, queue):
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     data = []
     for number in range(64):

@@ -24,6 +24,7 @@ from tests.test_process_group import start_together
 from tests.test_store import HEADER, VECTORS, fill, paths, record
 
 
+@pytest.mark.slow
 def test_milvus_is_imported_only_when_an_index_on_it_is_opened(tmp_path):
     code = f"""
 import sys
@@ -36,6 +37,7 @@ assert not [name for name in sys.modules if "milvus" in name]
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
 
 
+@pytest.mark.slow
 def test_without_the_package_it_says_what_to_install():
     code = """
 import sys

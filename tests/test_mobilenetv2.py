@@ -106,6 +106,7 @@ def fit(capsys, *args):
     return Watch.seen
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_does_not_move_in_any_weight_or_buffer(weights, capsys, workplace):
     seen = fit(capsys, *weights, "--model.unfreeze_at", "null")
     assert not changed(seen[0], seen[3])
@@ -126,6 +127,7 @@ class Seen(Callback):
 PLAIN = ["--model.unfreeze_at", "null", "--data.augmentation", "null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -153,6 +155,7 @@ def test_a_backbone_that_stays_frozen_sees_an_image_that_stays_the_same_once(wei
     assert sum(Seen.counts) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsys, workplace, precision):
     run(capsys, "fit", "--config", TINY, *SMALL, *weights, *PLAIN, "--trainer.precision", precision)
@@ -164,6 +167,7 @@ def test_features_that_are_kept_are_those_that_the_backbone_gives(weights, capsy
     assert f"{losses[best - 1]:.4f}" in scored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_run_on_kept_features_resumes_bit_for_bit(weights, capsys, workplace, precision):
     config = ["--config", TINY, *SMALL, *weights, *PLAIN, "--model.recipe.schedule", "constant"]
@@ -208,6 +212,7 @@ def test_both_learning_rates_stand_in_the_optimiser_from_the_start():
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after):
     config = ["--config", TINY, *SMALL, *weights, "--model.unfreeze_at", "2", "--model.recipe.schedule", "constant"]
@@ -218,6 +223,7 @@ def test_a_run_resumes_in_either_phase(weights, capsys, workplace, stopped_after
     assert_same_weights(last["whole"], workplace / "runs" / "rest" / "version_0" / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learns(weights, capsys, workplace):
     options = [*weights, "--model.unfreeze_at", "1", "--model.recipe.schedule", "constant"]
     fit(capsys, *options, "--name", "part", "--trainer.max_steps", "4")
@@ -227,6 +233,7 @@ def test_a_run_that_stopped_within_an_epoch_resumes_with_the_backbone_that_learn
     assert not torch.equal(before["backbone.conv_stem.weight"], seen[-1]["conv_stem.weight"])
 
 
+@pytest.mark.slow
 def test_scoring_and_resuming_need_no_other_weights(weights, capsys, workplace):
     run(capsys, "fit", "--config", TINY, *SMALL, *weights, "--trainer.max_epochs", "1")
     (workplace / "weights.pth").unlink()
@@ -296,6 +303,7 @@ def test_the_real_weights_know_a_photograph(shared):
     assert model.backbone.num_features == 1280
 
 
+@pytest.mark.slow
 def test_the_recipes_train(weights, capsys, digits):
     for config in ("mobilenetv2", "mobilenetv2_frozen", "photographs"):
         quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--model.input_size", "32"]

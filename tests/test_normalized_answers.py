@@ -42,6 +42,7 @@ def predicted(path):
         return [(row["label"], row["probability"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_all_commands_see_the_digit_as_the_network_was_trained(trained, pictures, capsys, workplace):
     checkpoint = Path(best(trained))
     normalizer = load_classifier(checkpoint).normalizer

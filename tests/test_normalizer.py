@@ -117,6 +117,7 @@ def alike(found, digit, normalizer):
     return np.corrcoef(blurred)[0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_digit_is_found_on_any_paper(normalizer, kind):
     drawn, painted = PICTURES[kind]

@@ -86,8 +86,8 @@ def test_page_and_index_see_what_predict_says(pictures, capsys):
             assert answer is None
             continue
         assert answer.refusal == row["reason"]
-        assert f"{answer.score:.6f}" == row["score"]
-        assert f"{answer.probabilities[row['label']]:.6f}" == row["probability"]
+        assert float(row["score"]) == pytest.approx(answer.score, abs=2e-6)  # by onnxruntime, where it is installed
+        assert float(row["probability"]) == pytest.approx(answer.probabilities[row["label"]], abs=2e-6)
     encoder = build_encoder("digits", device="cpu")
     header = describe_encoder(encoder)
     assert json.loads(header["built"])["arguments"] == {"path": "digits"}  # wherever the package is installed

@@ -28,6 +28,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_any_optimiser_and_schedule_trains_and_resumes_to_the_same_weights(workplace, capsys, optimizer):
     recipe = ["--optimizer", optimizer, "--optimizer.lr", "0.002", *OPTIMIZERS[optimizer]]
@@ -69,6 +70,7 @@ def test_an_optimiser_takes_the_place_of_the_recipe_of_a_resumed_run_in_no_silen
     assert "was trained with the recipe's optimiser" in message
 
 
+@pytest.mark.slow
 def test_a_callback_with_an_enumeration_among_its_settings_is_saved(workplace, capsys):
     timer = ["--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "00:01:00:00"]
     run(capsys, "fit", "--config", TINY, *timer, "--trainer.max_epochs", "1")

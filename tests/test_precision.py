@@ -27,6 +27,7 @@ NETWORKS = {"custom_cnn": [], "mobilenetv2": [*SMALL, "--model.input_size", "32"
 SLOW = ["--model.recipe.learning_rate", "0.002", "--trainer.max_epochs", "1", "--trainer.callbacks", "null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_all_commands_and_forms_agree_on_a_checkpoint(workplace, capsys, network, precision):
@@ -92,6 +93,7 @@ def test_every_precision_of_the_trainer_trains(workplace, capsys, precision):
     assert "validation accuracy" in run(capsys, "fit", "--config", TINY, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_training_takes_the_precision_that_is_fastest_for_the_network_and_the_cpu(

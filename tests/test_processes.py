@@ -55,6 +55,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(trained, wo
     assert not list(runs.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_with_its_last_checkpoint_and_pictures(workplace, sent, status):
     process = start("fit", "--config", TINY, "--trainer.max_epochs", "1000", "--early_stopping.patience", "1000")
@@ -71,6 +72,7 @@ def test_a_signal_ends_training_with_its_last_checkpoint_and_pictures(workplace,
         assert (last.parents[1] / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_works_again_in_a_process_that_goes_on(workplace, capsys):
     for name in ("first", "second"):
         last = workplace / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
@@ -94,6 +96,7 @@ class TerminateInPrediction(Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_prediction_and_nothing_is_written(trained, workplace):
     best = str(trained / "checkpoints" / "best.ckpt")
     callback = ["--trainer.callbacks", "tests.test_processes.TerminateInPrediction"]

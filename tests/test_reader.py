@@ -159,6 +159,7 @@ def test_a_run_leaves_what_a_classifiers_run_leaves(reader, capsys):
     assert accuracy == pytest.approx(summary["val_accuracy"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(reader, capsys):
     constant = ("--model.recipe.schedule", "constant")
     run(capsys, "fit", *FIT, *constant, "--name", "whole")
@@ -170,6 +171,7 @@ def test_a_resumed_run_ends_with_the_same_weights(reader, capsys):
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_all_commands_and_forms_agree_on_a_reader(reader, capsys, precision):
     run(capsys, "fit", *FIT, "--trainer.precision", precision, "--name", "agrees")

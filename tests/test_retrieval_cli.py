@@ -400,6 +400,7 @@ def test_the_real_command_fails_with_its_status_and_one_line(indexed):
     assert err.startswith("error: no such image")
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch_and_searching_does_not_import_lightning(indexed):
     program = (
         "import sys; from retrieval.cli import main\n"

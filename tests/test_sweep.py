@@ -100,6 +100,7 @@ def test_each_trial_is_a_run_within_the_space_and_the_best_is_named(whole):
     assert (folder / "sweep.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_sweep_in_either_precision_is_repeated_by_its_best_settings(space, capsys, precision):
     run(capsys, *SWEEP, "--trials", "1", "--trainer.precision", precision, main=main)
@@ -114,6 +115,7 @@ def test_the_best_settings_give_the_best_run_again(whole, workplace, capsys):
     assert_same_weights(last(Path("runs/again"), "version_0"), last(folder, best))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_where_it_was(whole, space, capsys):
     command = (*SWEEP, "--trials", "6")
     killer = ("--trainer.callbacks+", "tests.test_sweep.KillOnce")
@@ -140,6 +142,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(whole, space, capsys):
     assert len(table(FOLDER)) == 7
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials(space):
     command = (*SWEEP, "--trials", "5", "--trainer.max_epochs", "1")
     processes = [start(*command, module="lightning_modules.sweep") for _ in range(2)]
@@ -172,6 +175,7 @@ for end in ("stopped", "killed", "killed", "stopped", "killed", "killed"):
 """
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_three_times_is_left_out(space):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, env=environment, check=True)
@@ -205,6 +209,7 @@ def test_what_is_worse_than_the_median_is_pruned_and_its_folder_is_removed(space
     assert len(sweep.study.trials[5].intermediate_values) == 3  # of nine epochs, after a quarter of them
 
 
+@pytest.mark.slow
 def test_what_diverges_is_given_up_and_the_sweep_goes_on(space, capsys):
     Path("space.yaml").write_text("model.width: {choices: [2, 3]}")
     network = ("--model", "tests.test_sweep.Fragile", "--trainer.max_epochs", "1")

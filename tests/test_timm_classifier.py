@@ -16,6 +16,7 @@ VARIANTS = ["test_resnet", "test_efficientnet", "test_vit"]
 FIT = ["fit", "--config", TINY, "--trainer.max_epochs", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_network_of_timm_trains_predicts_and_is_exported(workplace, capsys, variant):
     network = ["--model", "TimmClassifier", "--model.variant", variant, "--model.weights", "null"]
@@ -47,6 +48,7 @@ def test_a_variant_that_timm_does_not_have_names_some_that_are_like_it():
         TimmClassifier(NAMES, 1, 40, variant="resnet19", weights=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [

@@ -48,6 +48,7 @@ def assert_repeats(capsys, folder):
     assert_same_weights(last(folder), last(folder.parent / "version_1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(("optimizer", "lowest", "highest"), [("sgd", 0.01, 1), ("adamw", 1e-3, 0.1)])
 def test_the_run_has_the_learning_rate_that_was_found_and_its_config_repeats_it(
@@ -64,6 +65,7 @@ def test_the_run_has_the_learning_rate_that_was_found_and_its_config_repeats_it(
     assert not (folder.parent / "version_1" / "learning_rate.png").exists()
 
 
+@pytest.mark.slow
 def test_the_batch_size_is_the_largest_that_the_training_set_fills_and_comes_first(workplace, capsys, caplog):
     config, said, folder = tuned(caplog, *FIT, "--tune", "batch_size,lr")
     assert config["data"]["init_args"]["batch_size"] == 32  # of 48 images
@@ -71,6 +73,7 @@ def test_the_batch_size_is_the_largest_that_the_training_set_fills_and_comes_fir
     assert_repeats(capsys, folder)
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_is_chosen_gets_the_learning_rate(workplace, capsys, caplog):
     chosen = ("--optimizer", "torch.optim.SGD", "--optimizer.momentum", "0.9", "--optimizer.lr", "0.001")
     config, _, folder = tuned(caplog, *FIT, *chosen, "--tune", "lr")
@@ -79,6 +82,7 @@ def test_an_optimizer_that_is_chosen_gets_the_learning_rate(workplace, capsys, c
     assert_repeats(capsys, folder)
 
 
+@pytest.mark.slow
 def test_a_backbone_keeps_its_share_of_the_learning_rate_also_while_it_is_looked_for(workplace, weights, caplog):  # noqa: F811
     seen = []
 
@@ -100,6 +104,7 @@ def test_a_backbone_keeps_its_share_of_the_learning_rate_also_while_it_is_looked
         assert head == plain_head == pytest.approx(10 * body, rel=0.01) == pytest.approx(10 * plain_body, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_reader_is_tuned_alike(workplace, caplog):
     config, _, folder = tuned(caplog, *READER, "--trainer.max_epochs", "1", "--tune", "lr", name="tiny")
     assert 1e-4 < config["model"]["init_args"]["recipe"]["learning_rate"] < 0.1
@@ -132,6 +137,7 @@ def test_a_resumed_run_is_not_tuned(trained, capsys):
     assert "--tune batch_size: a resumed run goes on with the settings it has" in message
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_tuning_leaves_nothing(workplace):
     process = start("fit", *FIT, "--model.width", "32", "--tune", "lr")
     assert process.stderr is not None

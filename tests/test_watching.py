@@ -25,6 +25,7 @@ def watching(photos, resnet_weights, monkeypatch, capsys):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_what_changes_in_a_folder_is_told_and_found(watching, capsys):
     draw_photo(1, 9).save(".new.jpg", quality=95)
     Path(".new.jpg").rename("photos/grass/new.jpg")

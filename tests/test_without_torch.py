@@ -92,6 +92,7 @@ def assert_same(path, other):
                 assert two[name] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["exported", "compact", "embedded"])
 @pytest.mark.parametrize("options", [(), ("--normalize", "none", "--figure", "seen.png")], ids=["", "options"])
 def test_predict_says_the_same_without_torch(pictures, capsys, network, options):
