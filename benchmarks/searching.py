@@ -4,6 +4,7 @@ import contextlib
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from datamodules.images import find_images, read_image
+    from lightning_modules.hardware import cpu_has_bf16
     from retrieval import ImageIndex, ResNetEncoder
 
     torch.set_num_threads(options.threads)
@@ -113,6 +115,16 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
             contestants["img2vec"] = lambda paths=paths, name=name: _img2vec(paths, name)
         in_turn(measurement := Measurement(f"indexing photographs, {name}", "images/s"), contestants, options.repeats)
         results.append(measurement)
+        if cpu_has_bf16() and not options.smoke:
+            reduced = ResNetEncoder(name, untrained_weights(name, scratch), precision="bf16")
+            contestants = {
+                "ours": partial(ours, reduced),
+                "in full precision": ours,
+                **{peer: contestants[peer] for peer in ("img2vec",) if peer in contestants},
+            }
+            measurement = Measurement(f"indexing photographs, {name}, --precision bf16", "images/s")
+            in_turn(measurement, contestants, options.repeats)
+            results.append(measurement)
     return results
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datamodules.digits import DigitsDataModule as DigitsDataModule
     from datamodules.errors import UserError as UserError
     from datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from datamodules.line_augmentation import LineAugmentation as LineAugmentation
     from datamodules.mnist import MNISTDataModule as MNISTDataModule
     from datamodules.optdigits import OptDigitsDataModule as OptDigitsDataModule
     from datamodules.semeion import SemeionDataModule as SemeionDataModule
@@ -32,6 +33,7 @@ _MODULES = {
     "ImageDataModule": "base",
     "UserError": "errors",
     "ImageFolderDataModule": "image_folder",
+    "LineAugmentation": "line_augmentation",
     "MNISTDataModule": "mnist",
     "OptDigitsDataModule": "optdigits",
     "SemeionDataModule": "semeion",

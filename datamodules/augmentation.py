@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -153,19 +154,33 @@ def bend(nodes: Tensor, height: int, width: int) -> Tensor:
     """Spread how far the points of a grid are moved over all pixels, by bicubic interpolation.
 
     Args:
-        nodes: (B, 2, N, N), float32, in x and in y as fractions of the width and height; the grid spans the image.
+        nodes: (B, 2, M, N), float32, in x and in y as fractions of the width and height; the grid spans the image.
         height: Of the image, in pixels.
         width: Of the image, in pixels.
 
     Returns:
         (B, 2, height, width), float32, in the units of ``grid_sample``: 2 is a whole side.
     """
-    identity = torch.eye(nodes.shape[-1], device=nodes.device)[None, None]
     down, across = (
-        F.interpolate(identity, (side, nodes.shape[-1]), mode="bicubic", align_corners=True)[0, 0]
-        for side in (height, width)
+        F.interpolate(
+            torch.eye(count, device=nodes.device)[None, None], (side, count), mode="bicubic", align_corners=True
+        )[0, 0]
+        for side, count in zip((height, width), nodes.shape[2:], strict=True)
     )
     return 2 * (down @ nodes @ across.T)  # separable, so two small products do it
+
+
+@lru_cache
+def _grain(height: int, width: int) -> Tensor:
+    """(4 height, 4 width), float32: noise of standard deviation 1 to cut the grain of images out of."""
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((4 * height, 4 * width), np.float32))
+
+
+def cut_grain(height: int, width: int, at_y: Tensor, at_x: Tensor) -> Tensor:
+    """(B, height, width), float32: the grain of images, by two random numbers in [0, 1) of each, (B,)."""
+    field = _grain(height, width)
+    tops, lefts = (at_y * 3 * height).long().tolist(), (at_x * 3 * width).long().tolist()
+    return torch.stack([field[y : y + height, x : x + width] for y, x in zip(tops, lefts, strict=True)])
 
 
 def to_grey(pixels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from datamodules.augmentation import philox
+from datamodules.augmentation import bend, cut_grain, philox
 from datamodules.dataset import OUTLIER, ImageDataset
 from datamodules.normalizer import DigitNormalizer, as_grey
 from datamodules.strokes import TIMES, curves, draw_stroke
@@ -22,13 +21,20 @@ Labels = npt.NDArray[np.int64]
 LENGTHS = (0.08, 0.1, 0.16, 0.22, 0.24, 0.12, 0.05, 0.03)  # how often a line has 1, 2, … signs to read
 DIGITS, OTHERS = len(LENGTHS), 4  # most signs of a line to read; and two separators, an end, a part of a neighbour
 SLOTS = DIGITS + OTHERS
-EACH, COMMON = 12, 52  # random numbers of a sign, and of a line
+NODES = 3  # a sign is bent by moving so many points across, and as many down …
+BENT = 0.075  # … by up to this share of its image's side
+EACH, COMMON = 12 + 2 * NODES**2, 52  # random numbers of a sign, and of a line
 TILE = 56  # side of what a sign is drawn on, in pixels
+DRAWN = 200  # separators, and ends
 SIDE, FOOT, TALL = 28, 24, 20  # of a sign's image, the row that it stands on, and its height, as in MNIST
 NOTHING, SIGN, SEPARATOR, END, NEIGHBOUR, OTHER = range(6)  # what is in a slot of a line
 # As in ``strokes``: 9 is the foot.
-SEPARATORS = ("49 59", "48 49 59 58 48", "58 49")
-ENDS = ("05 95", "03 93|06 96", "04 94|06 96", "20 29|70 79|03 93|06 96", "49 59", "15 75")
+DOTS = ("49 59", "48 49 59 58 48")
+COMMAS = ("58 49", "57 49", "56 58 39", "47 48 39", "46 58 49", "67 29")  # some hang below the foot
+ENDS = (
+    *("05 95", "15 75", "05 24 45 74 95", "03 93|06 96", "04 94|06 96", "20 29|70 79|03 93|06 96", "49 59", "28 09"),
+    *("08 09|35 95", "19 08|35 95", "08 09|34 94|36 96", "28 19|33 93|36 96", "08 09|48 98"),  # .- ,- .= ,= ._
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,11 @@ class Signs:
         pixels, labels = _as_mnist(images, normalizer), images.labels
         order = np.argsort(labels, kind="stable")
         outliers, order = order[labels[order] == OUTLIER], order[labels[order] != OUTLIER]
-        counts = [*np.bincount(labels[order], minlength=classes), 60, 60, len(outliers)]
+        counts = [*np.bincount(labels[order], minlength=classes), DRAWN, DRAWN, len(outliers)]
         drawn = [
-            _draw_sign(generator, forms[number % len(forms)]) for forms in (SEPARATORS, ENDS) for number in range(60)
+            _draw_sign(generator, forms[number % len(forms)])
+            for forms in ((*DOTS, *COMMAS), ENDS)
+            for number in range(DRAWN)
         ]
         every = np.concatenate([pixels[order], np.stack(drawn), pixels[outliers]])
         across, down = every.max(axis=1) > 96, every.max(axis=2) > 96
@@ -88,16 +96,12 @@ def _draw_sign(generator: np.random.Generator, form: str) -> Pixels:
     image = Image.new("L", (SIDE * TIMES, SIDE * TIMES))
     brush = ImageDraw.Draw(image)
     moved = generator.normal(0, 0.4, 2)
+    if form in COMMAS:
+        moved[1] += generator.uniform(0, 1.6)
     for points in curves(form):
         placed = (points + moved + generator.normal(0, 0.2, points.shape[1])) * TALL / 9 + (4, FOOT) - (0, TALL)
         draw_stroke(brush, placed * TIMES, generator.uniform(2.2, 3.2) * TIMES / 2)
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-@lru_cache
-def _grain(height: int, width: int) -> Tensor:
-    """(4 height, 4 width), float32: noise to cut the grain of lines out of."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal((4 * height, 4 * width), np.float32))
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Composer:
         labels, kinds = self._text(common, each)
         sign = self._choose(each, labels, kinds)
         places = self._place(common, each, kinds, sign)
-        ink = self._stamp(common, sign, kinds != NOTHING, places)
+        ink = self._stamp(common, each, sign, kinds != NOTHING, places)
         self._join(ink, common, each, kinds, places)
         return self._paper(common, ink), labels[:, :DIGITS], places.x[:, :DIGITS] / self.width
 
@@ -168,15 +172,15 @@ class Composer:
         classes = len(self.signs.starts) - 4
         count = (common[:, :1] > torch.tensor(LENGTHS).cumsum(0)[:-1]).sum(1, keepdim=True) + 1
         labels = (each[:, :, 0] * classes).long().clamp_max(classes - 1)
-        again = each[:, :, 1] < 0.2
-        for slot in range(1, DIGITS):  # the same sign twice is what readers stumble over
+        again = each[:, :, 1] < torch.where(common[:, 51:52] < 0.3, 0.6, 0.2)
+        for slot in range(1, DIGITS):  # the same sign twice, or more often, is what readers stumble over
             labels[:, slot] = torch.where(again[:, slot], labels[:, slot - 1], labels[:, slot])
         slots = torch.arange(SLOTS)
         kinds = torch.where(slots < count, SIGN, NOTHING)  # of the slots behind the signs none is below the count
         count = count[:, 0]
         kinds[:, DIGITS] = torch.where((common[:, 1] < 0.5) & (count > 1), SEPARATOR, NOTHING)
         kinds[:, DIGITS + 1] = torch.where((common[:, 1] < 0.1) & (count > 3), SEPARATOR, NOTHING)
-        kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.3, END, NOTHING)
+        kinds[:, DIGITS + 2] = torch.where(common[:, 2] < 0.4, END, NOTHING)
         kinds[:, DIGITS + 3] = torch.where(common[:, 3] < 0.15, NEIGHBOUR, NOTHING)
         if self.signs.starts[-1] > self.signs.starts[-2]:  # what is not read, in place of what is
             others = ((common[:, 19] < 0.08) & (count < 5))[:, None]
@@ -190,8 +194,12 @@ class Composer:
         for kind, behind in ((SEPARATOR, 4), (END, 3), (OTHER, 2)):
             group[kinds == kind] = len(starts) - behind
         group = torch.where(kinds == NEIGHBOUR, (each[:, :, 0] * (len(starts) - 4)).long(), group)
+        number = each[:, :, 2].clone()
+        for slot in range(1, DIGITS):  # a hand writes the same sign alike
+            alike = (labels[:, slot] == labels[:, slot - 1]) & (each[:, slot, 8] < 0.7)
+            number[:, slot] = torch.where(alike, number[:, slot - 1], number[:, slot])
         first, after = starts[group], starts[group + 1]
-        return torch.minimum(first + (each[:, :, 2] * (after - first)).long(), after - 1)
+        return torch.minimum(first + (number * (after - first)).long(), after - 1)
 
     def _place(self, common: Tensor, each: Tensor, kinds: Tensor, sign: Tensor) -> "_Places":
         """Where each slot's image goes."""
@@ -239,8 +247,8 @@ class Composer:
         wide = (right - left) * zoom_x
         return _Places(middle, y, (left + right) / 2, zoom_x, zoom_y, slant, wide, tall, base)
 
-    def _stamp(self, common: Tensor, sign: Tensor, shown: Tensor, places: "_Places") -> Tensor:
-        """Draw signs, (B, SLOTS), at their places: (B, H, W), float32 in [0, 1]."""
+    def _stamp(self, common: Tensor, each: Tensor, sign: Tensor, shown: Tensor, places: "_Places") -> Tensor:
+        """Draw signs, (B, SLOTS), at their places, a little bent: (B, H, W), float32 in [0, 1]."""
         line, slot = shown.nonzero(as_tuple=True)
         chosen = (line, slot)
         pixels = torch.from_numpy(self.signs.pixels[sign[chosen].numpy()])[:, None].float() / 255
@@ -255,6 +263,8 @@ class Composer:
         grid_x = across.view(-1, 1, 1) * points + (tilt[:, None] * points + move_x[:, None] / (SIDE / 2))[:, :, None]
         grid_y = down[:, None] * points - offset_y[:, None] * down[:, None] / (SIDE / 2)
         grid = torch.stack([grid_x, grid_y[:, :, None].expand_as(grid_x)], dim=3)
+        nodes = (2 * each[chosen][:, 12:] - 1).view(-1, 2, NODES, NODES)
+        grid = grid + bend(BENT * nodes, TILE, TILE).permute(0, 2, 3, 1)
         drawn = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
         thin = (0.3 + 0.42 * common[:, 17])[line].view(-1, 1, 1)
         sharp = (1.6 + 2 * common[:, 18])[line].view(-1, 1, 1)
@@ -297,7 +307,6 @@ class Composer:
 
     def _paper(self, common: Tensor, ink: Tensor) -> Tensor:
         """(B, H, W) ink -> (B, 1, H, W), uint8: on paper with lines, a printed ground and grain."""
-        field = _grain(self.height, self.width)
         lines = len(ink)
         y, x = torch.arange(self.height)[:, None].float(), torch.arange(self.width).float()
 
@@ -323,9 +332,7 @@ class Composer:
         for place, share in ((41, 0.03), (42, 0.97)):  # borders of a cell
             there = number(place) < 0.03
             ruled = torch.maximum(ruled, (1.3 - (x - self.width * share).abs()).clamp(0, 1) * there * 0.8)
-        at_y = (number(43).flatten() * 3 * self.height).long().tolist()
-        at_x = (number(44).flatten() * 3 * self.width).long().tolist()
-        grain = torch.stack([field[v : v + self.height, u : u + self.width] for v, u in zip(at_y, at_x, strict=True)])
+        grain = cut_grain(self.height, self.width, common[:, 43], common[:, 44])
         level = 0.55 + 0.45 * number(45)
         seen = torch.maximum(ink * level, ruled * level)
         seen = seen + strength * printed * (1 - seen)

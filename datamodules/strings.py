@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.augmentation import Augmentation, BaseAugmentation
+from datamodules.augmentation import BaseAugmentation
 from datamodules.base import BaseDataModule, ImageDataModule, run_seed
 from datamodules.composing import DIGITS, Composer, Signs
 from datamodules.dataset import OUTLIER, Batch, BatchDataset
@@ -21,6 +21,7 @@ from datamodules.digits import DigitsDataModule
 from datamodules.errors import UserError, reason
 from datamodules.images import read_image
 from datamodules.ink import SIDE
+from datamodules.line_augmentation import LineAugmentation
 from datamodules.lines import HEIGHT, crop_line
 from datamodules.splits import pixel_digests, split
 from datamodules.text import as_text
@@ -98,9 +99,7 @@ class StringsDataModule(BaseDataModule):
         val_fraction: float = 0.2,
         split_seed: int = 42,
         batch_size: int = 64,
-        augmentation: BaseAugmentation | None = Augmentation(
-            degrees=2, translate=(0.03, 0.06), scale=(0.85, 1.1), contrast=0.2, elastic=0.03
-        ),
+        augmentation: BaseAugmentation | None = LineAugmentation(),
     ) -> None:
         super().__init__(val_fraction, split_seed, batch_size, augmentation)
         if composed < 0 or val_composed < 1 or repeats < 1:

@@ -4,7 +4,7 @@ A network gives, for each column of a line, the probability of each sign and of 
 read from columns by leaving repetitions out, and then blanks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torchmetrics.text import WordErrorRate
 
 from datamodules.dataset import OUTLIER
 from lightning_modules.calibration import Temperature
-from lightning_modules.ctc_decoding import BLANK, collapse
+from lightning_modules.ctc_decoding import BLANK, collapse, likeliest_texts
 
 BLANK_WEIGHT = 0.3  # what a column without a sign counts, next to one with a sign
 
@@ -66,7 +66,12 @@ def alignment_losses(outputs: Tensor, labels: Tensor, middles: Tensor) -> Tensor
 
 
 def read_texts(outputs: Tensor) -> list[list[int]]:
-    """The labels along each line, from the best sign of each column: (B, T, K + 1) -> B lists."""
+    """The likeliest text of each line: (B, T, K + 1) scores, or logarithms of probabilities, -> B lists of labels."""
+    return [likeliest_texts(columns)[0] for columns in outputs.float().softmax(dim=2).cpu().numpy()]
+
+
+def read_best_paths(outputs: Tensor) -> list[list[int]]:
+    """What the best signs of each line's columns spell, which is sooner found: (B, T, K + 1) -> B lists of labels."""
     return collapse(outputs.argmax(dim=2).cpu().numpy())
 
 
@@ -88,11 +93,19 @@ def _as_words(texts: Sequence[Sequence[object]]) -> list[str]:
 
 
 class TextAccuracy(MeanMetric):
-    """The share of the lines that are read without a mistake."""
+    """The share of the lines that are read without a mistake.
+
+    Args:
+        read: How they are read.
+    """
+
+    def __init__(self, read: Callable[[Tensor], list[list[int]]] = read_texts) -> None:
+        super().__init__()
+        self.read = read
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """Count (B, T, K + 1) outputs and (B, L) labels."""
-        pairs = zip(read_texts(outputs), as_lists(labels), strict=True)
+        pairs = zip(self.read(outputs), as_lists(labels), strict=True)
         super().update(torch.tensor([float(read == text) for read, text in pairs], device=outputs.device))
 
 

@@ -93,6 +93,10 @@ class Network(LightningModule):
         """What an exported ONNX program gives, by the names of its outputs, from images as ``probabilities`` takes."""
         return {PROBABILITIES: self.probabilities(images)}
 
+    def judged(self, outputs: Tensor) -> Tensor:
+        """What validation and test metrics take for the outputs: these, if calibration doesn't change the answer."""
+        return outputs
+
     def forward_batch(self, batch: Batch) -> Tensor:
         """What ``forward`` gives for the images of a batch."""
         outputs: Tensor = self(batch.images)
@@ -193,7 +197,7 @@ class Network(LightningModule):
                 f"{subset}_loss": self.reported_loss(outputs, batch.labels),
                 f"{subset}_objective": self.loss(outputs, batch.labels),
             }
-        metrics.update(outputs, batch.labels)
+        metrics.update(self.judged(outputs), batch.labels)
         self.log_dict(losses, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datamodules.lines import find_lines
 from datamodules.text import as_text
 from lightning_modules.answers import not_finite
-from lightning_modules.ctc_decoding import collapse, match_text, text_probability
+from lightning_modules.ctc_decoding import likeliest_texts, match_text, text_probability
 
 
 class Reader(Protocol):
@@ -77,10 +77,7 @@ def read_picture(model: Reader, picture: Image.Image, pattern: re.Pattern[str] |
         columns = model.read_columns(line.pixels)
         if not np.isfinite(columns).all():
             raise not_finite()
-        if pattern is None:
-            (text,) = collapse(columns.argmax(axis=1)[None])
-        else:
-            text = match_text(columns, pattern, model.class_names)
+        text = likeliest_texts(columns)[0] if pattern is None else match_text(columns, pattern, model.class_names)
         if text:
             confidence = text_probability(columns, text)
             numbers.append(Number(as_text(text, model.class_names), confidence, line.box, line.row))

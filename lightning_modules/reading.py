@@ -76,7 +76,7 @@ def read_dataset(model: LineReader, lines: BatchDataset, batch_size: int = 64, c
     if calibrate:
         calibration.fit(outputs, labels)
     scores = torch.cat(outputs)
-    read = read_texts(scores)
+    read = read_texts(scores / calibration.temperature)
     probabilities = (scores / calibration.temperature).softmax(dim=2)
     calibration.to(model.device)
     confidence, raw = (

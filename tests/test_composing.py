@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.composing import DIGITS, Composer, Signs
+from datamodules.composing import COMMON, DIGITS, EACH, FOOT, SLOTS, Composer, Signs
 from datamodules.dataset import NO_DIGESTS, OUTLIER, Collection, ImageDataset
 from datamodules.normalizer import DigitNormalizer
 from tests.test_normalizer import STROKES, draw
@@ -63,6 +63,25 @@ def test_texts_are_of_all_signs_and_lengths_and_stand_on_the_line(composer):
     pairs = (labels[:, 1:] != OUTLIER).nonzero(as_tuple=True)
     assert (middles[:, 1:] > middles[:, :-1])[pairs].float().mean() > 0.99  # from left to right
     assert ((middles > 0) & (middles < 1))[labels != OUTLIER].all()
+
+
+def test_commas_hang_below_the_foot_and_dots_do_not(composer):
+    signs = composer.signs
+    separators = signs.pixels[signs.starts[-4] : signs.starts[-3]]
+    feet = np.array([np.flatnonzero((sign > 96).any(axis=1)).max() for sign in separators])
+    assert 0.2 < (feet > FOOT + 1).mean() < 0.8
+    assert feet.max() < 28
+
+
+def test_a_hand_writes_the_same_sign_alike(drawn):
+    pixels, labels = drawn[0][:60], drawn[1][:60]
+    composer = Composer(signs_of(pixels, labels, 5), 32, 160)
+    numbers = composer.draw(0, 0, 400)
+    common, each = numbers[:, :COMMON], numbers[:, COMMON:].view(400, SLOTS, EACH)
+    texts, kinds = composer._text(common, each)
+    chosen = composer._choose(each, texts, kinds)
+    again = (texts[:, 1:DIGITS] == texts[:, : DIGITS - 1]) & (texts[:, 1:DIGITS] != OUTLIER)
+    assert 0.6 < (chosen[:, 1:DIGITS] == chosen[:, : DIGITS - 1])[again].float().mean() < 0.9
 
 
 def test_without_outliers_every_line_is_read(drawn):

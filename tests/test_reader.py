@@ -24,6 +24,7 @@ from lightning_modules.ctc import (
     TextAccuracy,
     alignment_losses,
     ctc_losses,
+    read_best_paths,
     read_texts,
     sign_accuracy,
 )
@@ -86,7 +87,21 @@ def test_a_sign_is_best_read_where_it_stands():
 def test_a_text_is_read_without_repetitions_and_blanks():
     columns = [0, 1, 1, 0, 1, 2, 2, 0, 0, 3]
     outputs = torch.nn.functional.one_hot(torch.tensor([columns, [0] * 10]), 4).float()
-    assert read_texts(outputs) == [[0, 0, 1, 2], []]
+    assert read_best_paths(outputs) == [[0, 0, 1, 2], []]
+    assert read_texts(20 * outputs) == [[0, 0, 1, 2], []]
+
+
+def test_the_likeliest_text_is_read_and_not_what_the_best_signs_of_the_columns_spell():
+    outputs = torch.tensor([[[0.6, 0.4], [0.6, 0.4]]]).log()  # 0.36 for nothing, and 0.64 for one sign, in three ways
+    assert read_best_paths(outputs) == [[]]
+    assert read_texts(outputs) == [[0]]
+    long = torch.tensor([[[0.55, 0.25, 0.2]]]).log().expand(1, 3000, 3)  # of which no way to read it is likely
+    assert len(read_texts(long)[0]) > 0
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        outputs = 2 * torch.randn(4, 3, generator=generator)
+        every = [list(text) for length in range(5) for text in itertools.product([0, 1], repeat=length)]
+        assert read_texts(outputs[None]) == [max(every, key=lambda text: brute_force(outputs, text))]
 
 
 def test_the_likeliest_text_of_a_form_is_found():
@@ -116,7 +131,7 @@ def test_signs_are_counted_by_edit_distance(read, texts, accuracy):
 
 
 def test_metrics_count_over_batches():
-    outputs = torch.nn.functional.one_hot(torch.tensor([[1, 0, 1, 2], [0, 3, 0, 0], [1, 0, 0, 0]]), 4).float()
+    outputs = torch.nn.functional.one_hot(torch.tensor([[1, 0, 1, 2], [0, 3, 0, 0], [1, 0, 0, 0]]), 4).float() * 20
     labels = torch.tensor([[0, 0, 1], [2, 1, -1], [0, -1, -1]])
     for metric, expected in ((TextAccuracy(), 2 / 3), (SignAccuracy(), 5 / 6)):
         for rows in ([0, 1], [2]):
@@ -205,7 +220,7 @@ def test_all_commands_and_forms_agree_on_a_reader(reader, capsys, precision):
         ]
     for form in forms:
         torch.testing.assert_close(form, found.probabilities, atol=1e-4, rtol=0)
-        assert read_texts(form) == found.read
+        assert read_texts(form.log()) == found.read
     card = Path("exported/README.md").read_text()
     assert "A reader of numbers on pictures" in card
     assert f"{right / len(lines):.2%} of its {len(lines)} validation lines" in card

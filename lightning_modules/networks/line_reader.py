@@ -13,7 +13,14 @@ from datamodules.dataset import Batch
 from datamodules.errors import UserError
 from datamodules.lines import HEIGHT
 from datamodules.strings import StringsDataModule
-from lightning_modules.ctc import ReadingCalibration, SignAccuracy, TextAccuracy, alignment_losses, ctc_losses
+from lightning_modules.ctc import (
+    ReadingCalibration,
+    SignAccuracy,
+    TextAccuracy,
+    alignment_losses,
+    ctc_losses,
+    read_best_paths,
+)
 from lightning_modules.hardware import full_precision
 from lightning_modules.network import Network
 from lightning_modules.networks.blocks import conv_block
@@ -25,7 +32,7 @@ class LineReader(Network):
     """A convolutional reader: a line becomes columns of four pixels' width, each of which says which sign it is in.
 
     What is read follows by connectionist temporal classification; signs need not be cut apart. As in ``CustomCNN``, the
-    first convolution has stride 2 and pooling comes before normalisation. At the default width 0.43 million weights.
+    first convolution has stride 2 and pooling comes before normalisation. At the default width 0.53 million weights.
 
     Args:
         class_names: The signs that it reads, in the order of the outputs, which the blank comes before.
@@ -62,16 +69,18 @@ class LineReader(Network):
         self.features = nn.Sequential(  # height of the maps:
             conv_block(1, width, 5, stride=2, padding=2),  # 16
             conv_block(width, 2 * width, 3, padding=1, pool=2),  # 8
+            _Residual(2 * width, (3, 3)),
             conv_block(2 * width, 4 * width, 3, padding=1, pool=(2, 1)),  # 4
+            _Residual(4 * width, (3, 3)),
             conv_block(4 * width, 4 * width, 3, padding=1, pool=(2, 1)),  # 2
             conv_block(4 * width, 6 * width, (2, 3), padding=(0, 1)),  # 1
             nn.Dropout(0.1),
-            _Along(6 * width),
-            _Along(6 * width),
+            _Residual(6 * width, (1, 5)),  # what five neighbouring columns say
+            _Residual(6 * width, (1, 5)),
         )
         self.head = nn.Conv2d(6 * width, len(class_names) + 1, 1)
         self.calibration = ReadingCalibration()
-        self.train_metrics = MetricCollection({"accuracy": TextAccuracy()}, prefix="train_")
+        self.train_metrics = MetricCollection({"accuracy": TextAccuracy(read_best_paths)}, prefix="train_")
         self.val_metrics = MetricCollection(
             {"accuracy": TextAccuracy(), "sign_accuracy": SignAccuracy()}, prefix="val_"
         )
@@ -115,6 +124,10 @@ class LineReader(Network):
         columns: npt.NDArray[np.float32] = found[0].cpu().numpy()
         return columns
 
+    def judged(self, outputs: Tensor) -> Tensor:
+        """Scores by which texts are as likely as ``probabilities`` says: (B, T, K + 1)."""
+        return outputs.float() / self.calibration.temperature
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """How unlikely the right texts are: the mean over (B, T, K + 1) outputs and (B, L) labels."""
         return ctc_losses(outputs, labels).mean() if len(labels) else outputs.sum()
@@ -127,14 +140,14 @@ class LineReader(Network):
         return loss + alignment_losses(outputs, batch.labels, batch.middles).mean()
 
 
-class _Along(nn.Module):
-    """What five neighbouring columns say, added to each column."""
+class _Residual(nn.Module):
+    """A block whose outcome is added to what it is given (He et al. 2016, https://doi.org/10.1109/CVPR.2016.90)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: tuple[int, int]) -> None:
         super().__init__()
-        self.layers = conv_block(channels, channels, (1, 5), padding=(0, 2))
+        self.layers = conv_block(channels, channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, D, 1, T) -> (B, D, 1, T)."""
-        mixed: Tensor = self.layers(maps)
-        return maps + mixed
+        """(B, D, H, T) -> (B, D, H, T)."""
+        more: Tensor = self.layers(maps)
+        return maps + more
