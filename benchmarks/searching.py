@@ -106,22 +106,20 @@ def _indexing(options: Options, scratch: Path) -> list[Measurement]:
                 encoded = index.update().encoded
             return encoded / (time.perf_counter() - start)
 
+        peers: dict[str, Any] = {}
+        if not options.smoke and has("img2vec_pytorch"):
+            peers["img2vec"] = lambda paths=paths, name=name: _img2vec(paths, name)
         contestants: dict[str, Any] = {
             "ours": ours,
             "the network alone": bare,
             "its operations at the rate of a matrix product": arithmetic,
+            **peers,
         }
-        if not options.smoke and has("img2vec_pytorch"):
-            contestants["img2vec"] = lambda paths=paths, name=name: _img2vec(paths, name)
         in_turn(measurement := Measurement(f"indexing photographs, {name}", "images/s"), contestants, options.repeats)
         results.append(measurement)
         if cpu_has_bf16() and not options.smoke:
             reduced = ResNetEncoder(name, untrained_weights(name, scratch), precision="bf16")
-            contestants = {
-                "ours": partial(ours, reduced),
-                "in full precision": ours,
-                **{peer: contestants[peer] for peer in ("img2vec",) if peer in contestants},
-            }
+            contestants = {"ours": partial(ours, reduced), "in full precision": ours, **peers}
             measurement = Measurement(f"indexing photographs, {name}, --precision bf16", "images/s")
             in_turn(measurement, contestants, options.repeats)
             results.append(measurement)
