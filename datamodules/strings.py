@@ -138,9 +138,10 @@ class StringsDataModule(BaseDataModule):
             self.test_set = self.test_set or read_lines(Path(self.test_strings), self.class_names)
             return
         if self.train_set is None:
+            lines = None if self.strings is None else read_lines(Path(self.strings), self.class_names)
             val_signs = self._load_signs() if self._composes else None
-            if self.strings is not None:
-                self._split(read_lines(Path(self.strings), self.class_names))
+            if lines is not None:
+                self._split(lines)
             elif val_signs is not None:
                 composer = Composer(val_signs, HEIGHT, WIDTH)
                 numbers = composer.draw(self.split_seed, 0, self.val_composed)
