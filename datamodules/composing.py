@@ -34,6 +34,8 @@ COMMAS = ("58 49", "57 49", "56 58 39", "47 48 39", "46 58 49", "67 29")  # some
 ENDS = (
     *("05 95", "15 75", "05 24 45 74 95", "03 93|06 96", "04 94|06 96", "20 29|70 79|03 93|06 96", "49 59", "28 09"),
     *("08 09|35 95", "19 08|35 95", "08 09|34 94|36 96", "28 19|33 93|36 96", "08 09|48 98"),  # .- ,- .= ,= ._
+    *("44 45|48 49", "04 05|08 09|46 96", "44 45|48 49|64 65|68 69", "46 44 63 83", "15 75 28 88"),  # : :- :: r z
+    *("28 62", "18 52|48 82", "05 95|37 52|57 72"),  # / // -//-
 )
 
 
@@ -67,7 +69,7 @@ class Signs:
         counts = [*np.bincount(labels[order], minlength=classes), DRAWN, DRAWN, len(outliers)]
         drawn = [
             _draw_sign(generator, forms[number % len(forms)])
-            for forms in ((*DOTS, *COMMAS), ENDS)
+            for forms in ((*DOTS, *COMMAS), (*ENDS, *COMMAS))
             for number in range(DRAWN)
         ]
         every = np.concatenate([pixels[order], np.stack(drawn), pixels[outliers]])
@@ -208,12 +210,18 @@ class Composer:
         tall = (low + (high - low) * common[:, 4:5]) * (1 + 0.24 * (each[:, :, 3] - 0.5))
         small = (each[:, :, 4] < 0.25) & (common[:, 5:6] < 0.4)
         tall = torch.where(small, 0.65 * tall, tall)
+        count = (kinds == SIGN).sum(1)
+        # The last three of a long number are often written smaller, and what ends it smaller still, above its foot.
+        late = (torch.arange(SLOTS) >= count[:, None] - 3) & (kinds == SIGN) & (count > 3)[:, None]
+        lower = (common[:, 5:6] - 0.4) / 0.15
+        tall = torch.where(late & (lower >= 0) & (lower < 1), (0.55 + 0.3 * lower) * tall, tall)
+        raised = torch.where(kinds == END, 0.5 * each[:, :, 10] * (1 - each[:, :, 11]) * tall, 0.0)
+        tall = torch.where(kinds == END, (0.45 + 0.55 * each[:, :, 11]) * tall, tall)
         zoom_y = tall / TALL
         zoom_x = zoom_y * (0.7 + 0.75 * common[:, 6:7]) * (1 + 0.5 * (each[:, :, 5] - 0.5))
         slant = 0.25 * _normal(common[:, 7:8], common[:, 8:9]) + 0.16 * (each[:, :, 6] - 0.5)
         # Along the line: digits in order, separators between two of them, the end behind all.
         place = torch.arange(SLOTS).expand(lines, -1).float().clone()
-        count = (kinds == SIGN).sum(1)
         third = torch.where(common[:, 9] < 0.7, count - 3, (common[:, 10] * count).long()).clamp(1, DIGITS - 1)
         place[:, DIGITS] = torch.minimum(third, count - 1) - 0.5
         place[:, DIGITS + 1] = count - 2.5
@@ -238,7 +246,7 @@ class Composer:
         room = self.height - tall.amax(1, keepdim=True)
         base = self.height - room * common[:, 15:16] - 0.5
         base = base + (common[:, 16:17] - 0.5) * 0.14 * (middle - self.width / 2) * (free < self.width)
-        base = base + tall * 0.16 * (each[:, :, 9] - 0.5)
+        base = base + tall * 0.16 * (each[:, :, 9] - 0.5) - raised
         stands = (kinds == SIGN) | (kinds == OTHER)
         y = torch.where(stands, base - (foot - SIDE / 2) * zoom_y, base - (FOOT - SIDE / 2) * zoom_y)
         beside = kinds == NEIGHBOUR
@@ -281,7 +289,8 @@ class Composer:
     def _join(self, ink: Tensor, common: Tensor, each: Tensor, kinds: Tensor, places: "_Places") -> None:
         """Draw strokes, in place, by which a hand goes on from a sign to the next without lifting the pen."""
         both = (kinds[:, : DIGITS - 1] == SIGN) & (kinds[:, 1:DIGITS] == SIGN)
-        line, slot = (both & (common[:, 49:50] < 0.2) & (each[:, : DIGITS - 1, 10] < 0.7)).nonzero(as_tuple=True)
+        share = torch.where(common[:, 51:52] < 0.3, 0.5, 0.2)  # most between signs that are the same
+        line, slot = (both & (common[:, 49:50] < share) & (each[:, : DIGITS - 1, 10] < 0.7)).nonzero(as_tuple=True)
         high = common[line, 50] < 0.6
 
         def end(slot: Tensor, number: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ class Recipe:
         weight_decay: Weight decay of kernels and weight matrices; biases and norms don't decay.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
         optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw`` (Loshchilov & Hutter 2019,
-            https://arxiv.org/abs/1711.05101), which without weight decay is Adam.
+            https://arxiv.org/abs/1711.05101), which without weight decay is Adam, or ``muon`` (Jordan et al. 2024,
+            https://kellerjordan.github.io/posts/muon/), by which a network of our own learns more in as many epochs:
+            steps of kernels and weight matrices are made orthogonal, the others are AdamW's.
         schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
             ``constant``.
         channels_last: Memory format of the convolutions; null takes the faster one of the device.
@@ -34,7 +36,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     channels_last: bool | None = None
     class_weights: Literal["auto"] | list[float] | None = None
@@ -51,6 +53,10 @@ class Recipe:
         """The optimiser of some groups of parameters, as torch.optim takes them."""
         if self.optimizer == "sgd":
             return SGD(groups, momentum=0.9, nesterov=True, fused=fused)
+        if self.optimizer == "muon":
+            from timm.optim.muon import Muon  # timm takes a while to import
+
+            return Muon(groups, nesterov=True)
         return AdamW(groups, fused=fused)
 
     def build_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:

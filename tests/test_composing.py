@@ -73,6 +73,24 @@ def test_commas_hang_below_the_foot_and_dots_do_not(composer):
     assert feet.max() < 28
 
 
+def test_the_last_three_signs_of_a_long_number_may_be_smaller(composer):
+    numbers = composer.draw(0, 0, 60)
+    numbers[:, 0] = 0.7  # five signs
+    numbers[:, COMMON:] = 0.5  # all of one height
+    numbers[:, 2] = 0.9  # which nothing ends
+    heights = []
+    for shrunk in (0.9, 0.45):
+        numbers[:, 5] = shrunk
+        common, each = numbers[:, :COMMON], numbers[:, COMMON:].view(60, SLOTS, EACH)
+        labels, kinds = composer._text(common, each)
+        tall = composer._place(common, each, kinds, composer._choose(each, labels, kinds)).tall
+        heights.append(tall[(kinds == 1).sum(dim=1) == 5][:, :5])
+    assert len(heights[0]) > 0
+    assert torch.equal(heights[0][:, :2], heights[1][:, :2])
+    ratio = heights[1][:, 2:] / heights[0][:, 2:]
+    assert ((ratio > 0.54) & (ratio < 0.86)).all()
+
+
 def test_a_hand_writes_the_same_sign_alike(drawn):
     pixels, labels = drawn[0][:60], drawn[1][:60]
     composer = Composer(signs_of(pixels, labels, 5), 32, 160)

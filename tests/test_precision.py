@@ -106,7 +106,7 @@ def test_training_takes_the_precision_that_is_fastest_for_the_network_and_the_cp
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_gradients_can_be_clipped_in_the_precision_that_was_chosen(workplace, capsys, precision, optimizer):
     options = ["--trainer.precision", precision, "--model.recipe.optimizer", optimizer, "--trainer.max_epochs", "1"]
     run(capsys, "fit", "--config", TINY, *options, "--trainer.gradient_clip_val", "0.5")

@@ -174,6 +174,31 @@ def test_a_run_leaves_what_a_classifiers_run_leaves(reader, capsys):
     assert accuracy == pytest.approx(summary["val_accuracy"], abs=1e-4)
 
 
+def test_each_network_learns_from_its_part_of_a_batch_and_all_together_are_asked():
+    torch.manual_seed(0)
+    model = LineReader(["0", "1"], 1, 32, width=2, members=3)
+    lines = torch.randint(0, 256, (7, 1, 32, 64), dtype=torch.uint8)
+    pixels = (lines.float() / 255 - 0.15) / 0.25
+    alone = list(zip(model.features, model.head, strict=True))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0
+    with torch.no_grad():
+        for (features, head), rows in zip(alone, ([0, 1, 2], [3, 4], [5, 6]), strict=True):
+            expected = head(features(pixels[rows]))[:, :, 0].transpose(1, 2)
+            assert torch.allclose(model(lines)[rows], expected, atol=1e-5)
+        assert model(lines[:2]).shape == (2, 16, 3)  # fewer lines than networks
+        model.eval()
+        shares = [head(features(pixels))[:, :, 0].softmax(dim=1).transpose(1, 2) for features, head in alone]
+        assert torch.allclose(model(lines).exp(), torch.stack(shares).mean(dim=0), atol=1e-5)
+        assert not torch.allclose(shares[0], shares[1], atol=1e-3)
+
+
+def test_a_reader_has_one_network_at_least():
+    with pytest.raises(UserError, match="members must be at least 1, got 0"):
+        LineReader(["0", "1"], 1, 32, members=0)
+
+
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(reader, capsys):
     constant = ("--model.recipe.schedule", "constant")
@@ -247,7 +272,7 @@ def write_line(path, digits):
 
 def test_weights_that_are_not_finite_are_said_and_not_read(reader, capsys):
     checkpoint = torch.load(best(reader))
-    checkpoint["state_dict"]["head.weight"].fill_(torch.nan)
+    checkpoint["state_dict"]["head.0.weight"].fill_(torch.nan)
     torch.save(checkpoint, "nan.ckpt")
     write_line("line.png", [0, 1])
     assert "are not finite" in fail(capsys, "line.png", "--ckpt_path", "nan.ckpt", main=read.main)
