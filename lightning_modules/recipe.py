@@ -21,8 +21,8 @@ class Recipe:
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
         optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw`` (Loshchilov & Hutter 2019,
             https://arxiv.org/abs/1711.05101), which without weight decay is Adam, or ``muon`` (Jordan et al. 2024,
-            https://kellerjordan.github.io/posts/muon/), by which a network of our own learns more in as many epochs:
-            steps of kernels and weight matrices are made orthogonal, the others are AdamW's.
+            https://kellerjordan.github.io/posts/muon/; timm's), which makes the steps of kernels and weight matrices
+            orthogonal and leaves the others to AdamW.
         schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
             ``constant``.
         channels_last: Memory format of the convolutions; null takes the faster one of the device.
@@ -54,7 +54,7 @@ class Recipe:
         if self.optimizer == "sgd":
             return SGD(groups, momentum=0.9, nesterov=True, fused=fused)
         if self.optimizer == "muon":
-            from timm.optim.muon import Muon  # timm takes a while to import
+            from timm.optim.muon import Muon  # here, since timm takes a while to import
 
             return Muon(groups, nesterov=True)
         return AdamW(groups, fused=fused)

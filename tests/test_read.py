@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(pictures, capsys):
 def test_the_reader_that_comes_with_the_package_is_small_and_has_its_card():
     files = {path.name: path.stat().st_size for path in READER.iterdir()}
     assert set(files) == {"model.safetensors", "model.onnx", "config.json", "README.md"}
-    assert sum(files.values()) < 7_000_000
+    assert sum(files.values()) < 3_000_000
     model = load_network(READER, LineReader)
     assert model.class_names == [str(digit) for digit in range(10)]
 

@@ -200,8 +200,9 @@ def test_a_reader_has_one_network_at_least():
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_weights(reader, capsys):
-    constant = ("--model.recipe.schedule", "constant")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_resumed_run_ends_with_the_same_weights(reader, capsys, precision):
+    constant = ("--model.recipe.schedule", "constant", "--trainer.precision", precision)
     run(capsys, "fit", *FIT, *constant, "--name", "whole")
     run(capsys, "fit", *FIT, *constant, "--name", "part", "--trainer.max_epochs", "1")
     last = {name: f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("whole", "part", "rest")}
