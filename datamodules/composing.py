@@ -211,7 +211,7 @@ class Composer:
         small = (each[:, :, 4] < 0.25) & (common[:, 5:6] < 0.4)
         tall = torch.where(small, 0.65 * tall, tall)
         count = (kinds == SIGN).sum(1)
-        # The last three of a long number may be smaller; what ends it is, and may stand above the foot.
+        # The last three signs of a long number may be smaller. What ends one is smaller, and may stand above the foot.
         late = (torch.arange(SLOTS) >= count[:, None] - 3) & (kinds == SIGN) & (count > 3)[:, None]
         lower = (common[:, 5:6] - 0.4) / 0.15
         tall = torch.where(late & (lower >= 0) & (lower < 1), (0.55 + 0.3 * lower) * tall, tall)
@@ -289,7 +289,7 @@ class Composer:
     def _join(self, ink: Tensor, common: Tensor, each: Tensor, kinds: Tensor, places: "_Places") -> None:
         """Draw strokes, in place, by which a hand goes on from a sign to the next without lifting the pen."""
         both = (kinds[:, : DIGITS - 1] == SIGN) & (kinds[:, 1:DIGITS] == SIGN)
-        share = torch.where(common[:, 51:52] < 0.3, 0.5, 0.2)  # most where signs are repeated
+        share = torch.where(common[:, 51:52] < 0.3, 0.5, 0.2)  # more often where signs are repeated
         line, slot = (both & (common[:, 49:50] < share) & (each[:, : DIGITS - 1, 10] < 0.7)).nonzero(as_tuple=True)
         high = common[line, 50] < 0.6
 

@@ -27,7 +27,7 @@ def likeliest_texts(columns: Columns, width: int = 8, least: float = 1e-3) -> li
     """The likeliest texts of a line, by prefix beam search (Hannun et al. 2014, https://arxiv.org/abs/1408.2873).
 
     A text's probability is the sum over all ways to read it, so that it may be another one than the best signs of the
-    columns spell: of the amounts on cheques that ``benchmarks reading`` measures, half a per cent more are right.
+    columns spell: of the amounts on cheques that ``benchmarks reading`` measures, 0.7 % more are right.
 
     Args:
         columns: (T, K + 1), float32: probabilities of the blank and of each sign.

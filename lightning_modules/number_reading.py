@@ -1,5 +1,6 @@
 """Read the numbers on a picture."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datamodules.lines import find_lines
 from datamodules.text import as_text
@@ -87,20 +88,25 @@ def read_picture(model: Reader, picture: Image.Image, pattern: re.Pattern[str] |
 def mark_numbers(picture: Image.Image, numbers: Sequence[Number]) -> Image.Image:
     """A picture with a box around each number that was read and its text above; red where it is doubtful.
 
+    Where a number is too near the top for its text, the picture gets a white rim there.
+
     Args:
         picture: Of mode ``RGB``.
         numbers: What was read on it.
     """
-    marked = picture.copy()
-    brush = ImageDraw.Draw(marked)
     size = max(12, round(max(picture.size) / 45))
     font = ImageFont.load_default(size)
+    needed = 6 - math.floor(ImageDraw.Draw(picture).textbbox((0, 0), "0?", font=font, anchor="ls")[1])
+    rim = max([0, *(needed - number.box[1] for number in numbers)])  # so that no label covers its own number
+    marked = ImageOps.expand(picture, (0, rim, 0, 0), fill="white")
+    brush = ImageDraw.Draw(marked)
     for number in numbers:
         left, top, right, bottom = number.box
+        top, bottom = top + rim, bottom + rim
         colour, text = ("#c62828", f"{number.text}?") if number.doubtful else ("#1b7d2b", number.text)
         brush.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 10))
-        low = max(top, size + 4)
-        behind = brush.textbbox((left, low), text, font=font, anchor="lb")
-        brush.rectangle((behind[0] - 2, behind[1] - 2, behind[2] + 2, behind[3] + 2), fill=colour)
-        brush.text((left, low), text, font=font, fill="white", anchor="lb")
+        wide = 4 + math.ceil(brush.textlength(text, font=font))
+        start = max(0, min(left, marked.width - wide))
+        brush.rectangle((start, top - needed, start + wide, top), fill=colour)
+        brush.text((start + 2, top - 3), text, font=font, fill="white", anchor="ls")
     return marked

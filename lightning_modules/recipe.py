@@ -21,8 +21,8 @@ class Recipe:
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
         optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw`` (Loshchilov & Hutter 2019,
             https://arxiv.org/abs/1711.05101), which without weight decay is Adam, or ``muon`` (Jordan et al. 2024,
-            https://kellerjordan.github.io/posts/muon/; timm's), which makes the steps of kernels and weight matrices
-            orthogonal and leaves the others to AdamW.
+            https://kellerjordan.github.io/posts/muon/; timm's), which orthogonalises the updates of weight matrices
+            and of kernels with several input channels; other parameters get those of AdamW with Nesterov momentum.
         schedule: ``one_cycle`` (Smith & Topin 2018, https://arxiv.org/abs/1708.07120) over the whole run, or
             ``constant``.
         channels_last: Memory format of the convolutions; null takes the faster one of the device.

@@ -18,7 +18,7 @@ from lightning_modules.distillation import Distillation
 from lightning_modules.networks import CustomCNN, ReferenceCNN
 from lightning_modules.recipe import Recipe
 from lightning_modules.run import Run
-from tests.conftest import TINY, draw_digits, start, train_in
+from tests.conftest import REPOSITORY, TINY, draw_digits, start, train_in
 from tests.test_cli import assert_same_weights, best, fail, run
 from tests.test_processes import DDP
 
@@ -68,6 +68,16 @@ def test_half_of_the_loss_is_what_the_teachers_say_of_the_same_images_on_average
     loss.backward()
     assert all(parameter.grad is None for teacher in teachers for parameter in teacher.parameters())
     assert not [name for name in student.state_dict() if "teacher" in name]
+
+
+@pytest.mark.slow
+def test_the_best_recipe_for_mnist_trains_three_teachers_and_a_student(tmp_path):
+    draw_digits(tmp_path / "digits")
+    config = ["--config", f"{REPOSITORY}/configs/mnist_best.yaml", "--data", "ImageFolderDataModule"]
+    quick = ["--data.root", "digits", "--trainer.max_epochs", "1", "--model.width", "4"]
+    folder = train_in(tmp_path, *config, *quick) / "mnist_best" / "version_0"
+    assert [row["run"] for row in table(folder)] == ["teacher_1", "teacher_2", "teacher_3", "student"]
+    assert all(Run(folder / name).best.exists() for name in ("teacher_3", "student"))
 
 
 def test_teachers_are_trained_first_each_from_another_seed_and_then_the_student(whole):

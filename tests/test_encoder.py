@@ -39,7 +39,7 @@ def test_weights_of_half_precision_are_taken(encoder, network, tmp_path, dtype):
 def test_the_preprocessing_is_that_of_the_weights(encoder, size):
     image = draw_photo(1, 1, size)
     transformed = ResNet18_Weights.DEFAULT.transforms()(image)
-    ours = encoder._normalise(torch.from_numpy(encoder.prepare(image)[None]))[0]
+    ours = encoder._normalise(torch.from_numpy(encoder.prepare(image)[None]).to(encoder.device))[0].cpu()
     # One resampling instead of two steps: rounding may differ by a level or two of 255.
     assert (ours - transformed).abs().max() < 3 / 255 / 0.22
     assert (ours - transformed).abs().mean() < 0.3 / 255 / 0.22
@@ -87,7 +87,7 @@ def test_another_layer_gives_its_maps_averaged(resnet_weights, network):
     seen = []
     hook = network.layer2[0].register_forward_hook(lambda module, args, output: seen.append(output))
     with torch.inference_mode():
-        network(encoder._normalise(torch.from_numpy(pixels[None])))
+        network(encoder._normalise(torch.from_numpy(pixels[None]).to(encoder.device)).cpu())
     hook.remove()
     expected = torch.nn.functional.normalize(seen[0].mean(dim=(2, 3)))[0].numpy()
     np.testing.assert_allclose(encoder.encode([pixels])[0], expected, atol=1e-5)

@@ -82,6 +82,15 @@ def test_what_is_doubtful_is_marked_and_not_hidden():
     assert np.asarray(picture).min() == 255  # the picture itself stays as it is
 
 
+def test_what_is_said_of_a_number_does_not_cover_it():
+    picture = Image.new("RGB", (160, 32), "white")
+    marked = mark_numbers(picture, [Number("17", 0.9, (10, 2, 60, 30), 0)])
+    assert marked.width == 160
+    inside = np.asarray(marked)[-32:][4:28, 14:58]
+    assert inside.min() == 255
+    assert np.asarray(marked)[: marked.height - 32].min() < 255
+
+
 @pytest.mark.parametrize("ruled", [False, True])
 def test_a_photographed_sheet_is_found_whole_and_in_order(ruled):
     shape = [["123", "45", "678", "9", "12"]] * 3 if ruled else [["1"] * 10] * 6

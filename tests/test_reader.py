@@ -194,6 +194,16 @@ def test_each_network_learns_from_its_part_of_a_batch_and_all_together_are_asked
         assert not torch.allclose(shares[0], shares[1], atol=1e-3)
 
 
+def test_no_network_goes_without_lines(reader, capsys):
+    message = "data.batch_size must be at least 3, so that each of the reader's networks learns from a line, got 2"
+    assert message in fail(capsys, "fit", *FIT, "--model.members", "3", "--data.batch_size", "2")
+
+
+def test_weights_of_another_number_of_networks_are_told(reader, capsys):
+    message = f"{best(reader)}: has 3 networks, not 4: --model.members 3"
+    assert message in fail(capsys, "fit", *FIT, "--model.weights", best(reader), "--model.members", "4")
+
+
 def test_a_reader_has_one_network_at_least():
     with pytest.raises(UserError, match="members must be at least 1, got 0"):
         LineReader(["0", "1"], 1, 32, members=0)

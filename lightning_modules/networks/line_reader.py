@@ -1,6 +1,7 @@
 """Reads the text of a line, without cutting it into signs."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,17 @@ class LineReader(Network):
     What is read follows by connectionist temporal classification; signs need not be cut apart. As in ``CustomCNN``, the
     first convolution has stride 2 and pooling comes before normalisation.
 
-    Several such networks, each of which learns from its own part of every batch, read hands that none has seen better
-    than one that learns from all of it (deep ensembles, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474):
-    the mean of their probabilities is what is read. At the defaults they have 0.71 million weights.
+    It is an ensemble: what is read is the mean of several such networks' probabilities, which is right more often on
+    unseen hands than one network's (deep ensembles, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
+    Unlike there, each learns from its own part of every batch, so that all together train as fast as one. At the
+    defaults they have 0.71 million weights.
 
     Args:
         class_names: The signs that it reads, in the order of the outputs, which the blank comes before.
         in_channels: Channels of the data; colour is not read.
         image_size: Height of the lines, in pixels; the network is made for 32.
         width: Channels of a network's first convolution; the others are 2, 4, 4 and 6 times as wide.
-        members: How many networks there are.
+        members: How many networks are averaged.
         weights: What to start from: a checkpoint or an export of such a network; null is nothing.
         recipe: How it is trained.
 
@@ -84,16 +86,25 @@ class LineReader(Network):
         )
         self.test_metrics = self.val_metrics.clone(prefix="test_")
         if weights is not None:
-            self.start_from(read_start(Path(weights)), weights)
+            state = read_start(Path(weights))
+            found = sum(re.fullmatch(r"head\.\d+\.weight", name) is not None for name in state)
+            if found not in (0, members):
+                raise UserError(f"{weights}: has {found} networks, not {members}: --model.members {found}")
+            self.start_from(state, weights)
 
     def check_data(self, data: LightningDataModule) -> None:
         """Take lines with their texts, no images of one sign each.
 
         Raises:
-            UserError: The datamodule gives something else.
+            UserError: The datamodule gives something else, or batches of fewer lines than there are networks.
         """
         if not isinstance(data, StringsDataModule):
             raise UserError(f"a LineReader takes lines, as StringsDataModule has them, not {type(data).__name__}")
+        if data.batch_size < len(self.head):
+            raise UserError(
+                f"data.batch_size must be at least {len(self.head)}, so that each of the reader's networks learns from "
+                f"a line, got {data.batch_size}"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Read lines.
@@ -103,7 +114,8 @@ class LineReader(Network):
 
         Returns:
             (B, T, K + 1), float: scores of the blank and of each sign, for each of the T = W / 4 columns. In training
-            they are those of one network a line, else logarithms of the mean of all networks' probabilities.
+            mode each line's are those of one network; otherwise they are the logarithms of all networks' mean
+            probabilities.
         """
         pixels = images.float() if images.is_floating_point() else images.float() / 255
         pixels = (pixels - 0.15) / 0.25
