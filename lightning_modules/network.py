@@ -297,7 +297,10 @@ class Network(LightningModule):
         """
         own = self.state_dict()
         kept = {name: value for name, value in with_calibration(state, own).items() if not name.startswith(CALIBRATION)}
-        if any(name.startswith("head.") and len(own[name]) != len(kept[name]) for name in own.keys() & kept.keys()):
+        if any(
+            name.startswith("head.") and own[name].shape[:1] != kept[name].shape[:1]
+            for name in own.keys() & kept.keys()
+        ):
             rank_zero_info(f"{source}: the weights tell other classes apart; those of the head are new.")
             kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
         heads = {name: value for name, value in own.items() if name.startswith(("head.", CALIBRATION))}

@@ -107,6 +107,6 @@ def mark_numbers(picture: Image.Image, numbers: Sequence[Number]) -> Image.Image
         brush.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 10))
         wide = 4 + math.ceil(brush.textlength(text, font=font))
         start = max(0, min(left, marked.width - wide))
-        brush.rectangle((start, top - needed, start + wide, top), fill=colour)
+        brush.rectangle((start, top - needed, start + wide - 1, top), fill=colour)
         brush.text((start + 2, top - 3), text, font=font, fill="white", anchor="ls")
     return marked

@@ -91,6 +91,13 @@ def test_what_is_said_of_a_number_does_not_cover_it():
     assert np.asarray(marked)[: marked.height - 32].min() < 255
 
 
+def test_what_is_said_of_a_number_at_the_edge_is_whole():
+    picture = Image.new("RGB", (160, 80), "white")
+    inside, edge = (mark_numbers(picture, [Number("12345", 0.3, (left, 40, 158, 60), 0)]) for left in (20, 140))
+    labels = [(np.asarray(marked)[:40] != 255).any(axis=2) for marked in (inside, edge)]
+    assert labels[0].sum() == labels[1].sum() > 300
+
+
 @pytest.mark.parametrize("ruled", [False, True])
 def test_a_photographed_sheet_is_found_whole_and_in_order(ruled):
     shape = [["123", "45", "678", "9", "12"]] * 3 if ruled else [["1"] * 10] * 6

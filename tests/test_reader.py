@@ -200,8 +200,14 @@ def test_no_network_goes_without_lines(reader, capsys):
 
 
 def test_weights_of_another_number_of_networks_are_told(reader, capsys):
-    message = f"{best(reader)}: has 3 networks, not 4: --model.members 3"
+    message = f"model.members must be 3, as many networks as {best(reader)} has, got 4"
     assert message in fail(capsys, "fit", *FIT, "--model.weights", best(reader), "--model.members", "4")
+
+
+def test_weights_of_another_width_are_not_taken_for_those_of_other_classes(reader, capsys, caplog):
+    message = f"{best(reader)}: not the weights of a LineReader: size mismatch"
+    assert message in fail(capsys, "fit", *FIT, "--model.weights", best(reader), "--model.width", "8")
+    assert "other classes" not in caplog.text
 
 
 def test_a_reader_has_one_network_at_least():

@@ -89,7 +89,7 @@ class LineReader(Network):
             state = read_start(Path(weights))
             found = sum(re.fullmatch(r"head\.\d+\.weight", name) is not None for name in state)
             if found not in (0, members):
-                raise UserError(f"{weights}: has {found} networks, not {members}: --model.members {found}")
+                raise UserError(f"model.members must be {found}, as many networks as {weights} has, got {members}")
             self.start_from(state, weights)
 
     def check_data(self, data: LightningDataModule) -> None:
