@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -66,15 +66,17 @@ def load_images(
     Raises:
         UserError: The cache can't be written (disk full, no permission); nothing is left of it then.
     """
+    fingerprint = _fingerprint(root, paths)
     key = digest(f"{root.resolve()}\0{size}\0{channels}".encode("utf-8", "surrogateescape")).hex()
     cache = cache_dir / f"{root.resolve().name[:40]}-{size}px-{key[:12]}.cache"
-    fingerprint = _fingerprint(root, paths)
     # NumPy raises nearly anything on a damaged header; whatever is wrong with a cache, it is built anew.
     with contextlib.suppress(Exception):
         found = _read(cache, fingerprint, len(paths), max_ram_share)
-        # What couldn't be read may be readable by now, with the file as it was.
-        if all(isinstance(_decode(paths[row], size, channels), str) for row in found.errors):
-            return found
+        # What couldn't be read may be readable by now, with the file as it was; or has another name from here.
+        again = {row: _decode(paths[row], size, channels) for row in found.errors}
+        errors = {row: error for row, error in again.items() if isinstance(error, str)}
+        if len(errors) == len(again):
+            return replace(found, errors=errors)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(cache) as file:
@@ -84,7 +86,13 @@ def load_images(
             f"can't keep the decoded images in {cache_dir}: {reason(error)}; "
             "make room there, or name another folder with --data.cache_dir"
         ) from error
-    return _read(cache, fingerprint, len(paths), max_ram_share)
+    try:
+        return _read(cache, fingerprint, len(paths), max_ram_share)
+    except ValueError as error:
+        raise UserError(
+            f"{cache}: another run has just decoded other images of {root}: start again, or name another folder with "
+            "--data.cache_dir"
+        ) from error
 
 
 def _fingerprint(root: Path, paths: list[Path]) -> bytes:

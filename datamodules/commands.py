@@ -12,7 +12,6 @@ def run_command(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], None],
     args: list[str] | None,
-    class_options: tuple[str, ...] = (),
 ) -> int:
     """Import the modules that are named, parse the options and run the command; returns its exit status.
 
@@ -20,11 +19,10 @@ def run_command(
         parser: Of the options, but for ``--import``.
         command: Takes the options.
         args: The arguments; None for those of this process.
-        class_options: Options whose value may be a class of the user's own.
     """
 
     def parsed() -> None:
-        command(parser.parse_args(import_modules(sys.argv[1:] if args is None else args, class_options)))
+        command(parser.parse_args(import_modules(sys.argv[1:] if args is None else args)))
 
     return exit_status(parsed)
 

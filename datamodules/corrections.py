@@ -123,7 +123,7 @@ class CorrectionsDataModule(ImageDataModule):
         if len(images) <= self.replayed:
             return images.rows
         digests = images.collection.digests[images.rows]
-        return images.rows[split(images.labels, digests, self.replayed / len(images), self.split_seed)]
+        return images.rows[split(images.labels, digests, self.replayed / len(images), self.replay.split_seed)]
 
     def _find(self) -> tuple[list[Path], Rows]:
         """The pictures and their labels."""

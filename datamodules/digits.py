@@ -12,6 +12,7 @@ from datamodules import strokes
 from datamodules.augmentation import Augmentation, BaseAugmentation
 from datamodules.base import ImageDataModule
 from datamodules.dataset import OUTLIER, Collection
+from datamodules.errors import UserError
 from datamodules.mnist import MNISTDataModule
 from datamodules.normalizer import DigitNormalizer
 from datamodules.optdigits import OptDigitsDataModule
@@ -65,8 +66,10 @@ class DigitsDataModule(ImageDataModule):
             batch_size=batch_size,
             augmentation=augmentation,
         )
+        if min(drawn, hurried, outliers) < 0:
+            raise UserError(f"drawn, hurried and outliers must be at least 0, got {drawn}, {hurried} and {outliers}")
         self.drawn, self.hurried, self.outliers = drawn, hurried, outliers
-        self._mnist = MNISTDataModule(root)
+        self._mnist = MNISTDataModule(root, val_fraction=val_fraction, split_seed=split_seed)
         self._semeion = SemeionDataModule(root)
 
     @property

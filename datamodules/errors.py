@@ -46,7 +46,7 @@ def exit_status(command: Callable[[], object]) -> int:
         _say("terminated")
         return 143
     except Exception as error:
-        mistake = _mistake_behind(error)
+        mistake = mistake_behind(error)
         if mistake is None:
             raise
         if os.environ.get(TRACE, "0") not in ("", "0"):
@@ -64,7 +64,7 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _mistake_behind(error: BaseException) -> str | None:
+def mistake_behind(error: BaseException) -> str | None:
     """The user's mistake that an exception comes from: an argument parser wraps what a constructor raises.
 
     An error of the operating system is such a mistake where it was raised or wrapped, not where it was merely being

@@ -46,7 +46,7 @@ HEIC = PlugIn(
 )
 JPEG_XL = PlugIn("JPEG XL", "JXL", "pillow_jxl", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), frozenset({".jxl"}))
 PLUG_INS = (HEIC, JPEG_XL)
-INSTALL = "pip install 'digitdoodle[formats]'"
+INSTALL = 'pip install ".[formats]" in the clone'
 
 # No other ones of Pillow's: they are rare, and an EPS would be run by Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")

@@ -19,13 +19,14 @@ from datamodules.errors import UserError, reason
 from datamodules.images import (
     ImageError,
     find_images,
+    has_content,
     list_files,
     natural_sorted,
     no_images,
     passed_over,
     read_image,
 )
-from datamodules.layout import subset_folders
+from datamodules.layout import check_layout, subset_folders
 
 LOOK = 256  # pixels of a side of the images by which a collection is judged
 
@@ -100,6 +101,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"on_unreadable must be error or skip, got {on_unreadable!r}")
         self._looks_for_colour = in_channels is None
         self.root = Path(root)
+        check_layout(self.root)
         subsets = subset_folders(self.root)
         self.train_root = subsets.get("train", self.root)
         self.val_root = subsets.get("val") if val_root is None else Path(val_root)
@@ -244,7 +246,7 @@ class ImageFolderDataModule(ImageDataModule):
             named = ", ".join(str(folders[0] / self.class_names[label]) for label in sorted(empty))
             raise UserError(f"{named}: no image in this class folder can be read")
         root = self._named_from(folders)
-        names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
+        names = [_relative(path, root) for path in paths]
         of_others = None
         if len(folders) > 1:
             of_others = np.array([path.is_relative_to(folders[1]) for path in paths])
@@ -260,6 +262,14 @@ class ImageFolderDataModule(ImageDataModule):
             rank_zero_info(note)
 
 
+def _relative(path: Path, root: Path) -> str:
+    """What a file is called in a split, with forward slashes."""
+    try:
+        return Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return path.as_posix()
+
+
 def _has_colour(image: Image.Image) -> bool:
     """Whether more than a hundredth of an image is clearly coloured: a tint of paper or noise is none."""
     pixels = np.asarray(image)
@@ -273,7 +283,7 @@ def class_folders(root: Path) -> list[str]:
         UserError: There is no such folder, or it has none.
     """
     try:
-        folders = [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        folders = [entry.name for entry in root.iterdir() if has_content(entry.name) and entry.is_dir()]
     except OSError as error:
         raise UserError(
             f"{root}: {reason(error)}; name the folder that holds the class folders with --data.root"

@@ -4,8 +4,10 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from datamodules.errors import UserError, reason
 from datamodules.formats import EXTENSIONS, jpeg_xl_size, open_image, passed_kind, why_unread
 from datamodules.pixel_budget import reduction, room_for
 
+NO_CONTENT = frozenset({"lost+found", "__MACOSX"})  # folders that a disk and an archive of macOS add to their content
 FOLDER_SETTINGS = frozenset({"thumbs.db", "desktop.ini"})  # which a desktop leaves in folders of images
 
 
@@ -43,11 +46,16 @@ def find_images(folder: Path) -> list[Path]:
     return list_files(folder)[0]
 
 
+def has_content(name: str) -> bool:
+    """Whether a folder of this name may hold images of a collection."""
+    return not name.startswith(".") and name not in NO_CONTENT
+
+
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the image files below a folder, and what is passed over, each in natural order of their paths.
 
-    Subfolders are searched. Hidden files and folders (``.ipynb_checkpoints``), a disk's ``lost+found`` and what a
-    desktop leaves behind are in neither list.
+    Subfolders are searched. Hidden files and folders (``.ipynb_checkpoints``), ``lost+found``, ``__MACOSX`` and what
+    a desktop leaves behind are in neither list.
 
     Returns:
         The files with one of ``EXTENSIONS``; then all other files, and the symbolic links to folders, which are not
@@ -64,7 +72,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     found: list[str] = []
     passed: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+        folders[:] = [name for name in folders if has_content(name)]
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*files, *links):
             if not name.startswith(".") and name.lower() not in FOLDER_SETTINGS:
@@ -208,8 +216,17 @@ def _load(image: ImageFile.ImageFile, side: int | None, all_pixels: bool) -> Ima
     image.load()
     factor = 1 if all_pixels else reduction(image.size)
     picture = image if factor == 1 else _reduced(image, factor)
-    ImageOps.exif_transpose(picture, in_place=True)
+    if _orientation(picture.getexif) != 1:
+        ImageOps.exif_transpose(picture, in_place=True)
     return picture
+
+
+def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
+    """How EXIF data say that an image lies; 1, which is upright, where they are damaged."""
+    try:
+        return int(read_exif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return 1
 
 
 def _reduced(image: ImageFile.ImageFile, factor: int) -> Image.Image:
@@ -251,8 +268,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Width and height of an image that ``decode_image`` can read, upright, without decoding its pixels."""
     with open_image(data) as image:
         width, height = image.size
-        exif = Image.Image.getexif(image)  # PNG's own decodes the pixels, to look behind them
-        turned = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation, 1) >= 5  # Pillow turns a TIFF's size
+        # PNG's own getexif decodes the pixels, to look behind them. Pillow turns a TIFF's size itself.
+        turned = image.format != "TIFF" and _orientation(partial(Image.Image.getexif, image)) >= 5
     return (height, width) if turned else (width, height)
 
 

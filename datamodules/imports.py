@@ -39,9 +39,9 @@ def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list
             continue
         if others and others[-1] in class_options:
             option, value = others[-1], arg
-        if option in class_options and not value.startswith(OURS) and not Path(value).exists():
+        if option in class_options and not value.startswith(OURS):
             module = value.rpartition(".")[0]
-            if all(part.isidentifier() for part in module.split(".")):
+            if all(part.isidentifier() for part in module.split(".")) and not Path(value).exists():
                 _import(module, f"{option} {value}")
         others.append(arg)
     return others

@@ -40,9 +40,11 @@ def find_ink(pixels: Pixels, work: int = WORK) -> tuple[Map, float] | None:
         work: Longest side of what is given back: larger pictures are halved.
 
     Returns:
-        (h, w), float32, and the grain; None where nothing differs from its ground.
+        (h, w), float32, and the grain; None where nothing differs from its ground, or a picture is a mere line.
     """
     longest = max(pixels.shape[:2])
+    if min(pixels.shape[:2]) < math.ceil(longest / SMALL):
+        return None
     modes = [ground_level(pixels[..., channel]) for channel in range(pixels.shape[2])]
     tiny = longest < CANVAS
     if tiny:
@@ -168,6 +170,9 @@ class Parts:
     def __init__(self, ink: Map, peak: float, grain: float) -> None:
         self.labels, count = ndimage.label(ink > max(0.2 * peak, 3 * grain), np.ones((3, 3)))
         self.main = 0
+        self.mass: dict[int, float] = {}
+        self.boxes: dict[int, tuple[int, int, int, int]] = {}  # top, left, bottom, right
+        self.patches: set[int] = set()
         if count == 0:
             return
         every = np.arange(1, count + 1)
@@ -176,7 +181,6 @@ class Parts:
         slices = ndimage.find_objects(self.labels)
         shown = [k for k in range(count) if strong[k] and mass[k] > 0.005 * mass[strong].max()]
         self.mass = {k + 1: float(mass[k]) for k in shown}
-        # Top, left, bottom, right.
         self.boxes = {
             k + 1: (slices[k][0].start, slices[k][1].start, slices[k][0].stop, slices[k][1].stop) for k in shown
         }

@@ -214,7 +214,11 @@ class DigitNormalizer:
         local = ndimage.uniform_filter(ndimage.maximum_filter(part, reach), reach)
         part = np.where(part > 0, part / np.maximum(local, 1e-6), 0).astype(np.float32)
         shape = (round(part.shape[1] * zoom), round(part.shape[0] * zoom))
-        canvas = np.asarray(Image.fromarray(part).resize(shape, Image.Resampling.BICUBIC)) > 0.5
+        for reach in (1, 2 * math.ceil(0.5 / zoom) + 1):  # strokes too thin for the canvas are widened
+            wide = Image.fromarray(ndimage.maximum_filter(part, reach))
+            canvas = np.asarray(wide.resize(shape, Image.Resampling.BICUBIC)) > 0.5
+            if canvas.sum() > 0.5 * mask.sum() * zoom**2:
+                break
         inside = ndimage.distance_transform_edt(canvas)
         distance = np.where(canvas, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~canvas))
         # Wider by d on each side, a stroke of width t in a box of length l becomes t + 2d in l + 2d.

@@ -104,6 +104,8 @@ class SemeionDataModule(ImageDataModule):
         try:
             # All numbers at once: copies of the file have their lines broken in different places.
             table = np.array(path.read_text(encoding="ascii").split(), dtype=np.float32).reshape(-1, COLUMNS)
+            if len(table) == 0:
+                raise ValueError("it is empty")
         except OSError as error:
             raise UserError(f"{path}: {reason(error)}") from error
         except ValueError as error:

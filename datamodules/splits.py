@@ -42,10 +42,7 @@ def split(
         seed: Another seed gives another split.
 
     Returns:
-        (N,), bool: True for a validation image.
-
-    Raises:
-        UserError: A class would have no image left on one of the sides.
+        (N,), bool: True for a validation image; none of a class that has one distinct image.
     """
     queues = _queues(labels, digests, seed)
     in_validation = np.zeros(len(labels), np.bool_)
@@ -125,7 +122,7 @@ def read_rows(path: Path) -> dict[str, tuple[str, str]]:
         UserError: The file is missing or is not a split file.
     """
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             if not {"file", "label", "subset"} <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: not a split file, which has the columns file, label, subset")

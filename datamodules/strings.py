@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -171,6 +172,8 @@ class StringsDataModule(BaseDataModule):
     def _split(self, lines: Lines) -> None:
         one_class = np.zeros(len(lines), np.int64)
         in_validation = split(one_class, pixel_digests(lines.pixels), self.val_fraction, self.split_seed)
+        if not in_validation.any():
+            raise UserError(f"{self.strings}: at least two different lines are needed, of which one is validated")
         held, kept = np.flatnonzero(in_validation), np.tile(np.flatnonzero(~in_validation), self.repeats)
         names = np.array(lines.names)
         self.val_set = Lines(lines.pixels[held], lines.labels[held], names[held].tolist())
@@ -228,7 +231,7 @@ def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = [(row["file"], row["digits"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         what = reason(error) if isinstance(error, OSError) else "not a table of the columns file,digits"
         raise UserError(f"{table}: {what}") from error
     if not rows:
@@ -250,6 +253,10 @@ def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
     names = [name for name, _ in rows]
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(read, names), total=len(names), desc="Reading lines", delay=2, leave=False))
+    blank = [name for name, line in zip(names, found, strict=True) if not line.any()]
+    if blank:
+        shown = ", ".join(blank[:3]) + (", …" if blank[3:] else "")
+        rank_zero_info(f"{folder}: nothing was found on {len(blank)} of {len(names)} lines ({shown})")
     return Lines(np.stack(found)[:, None], labels, names)
 
 

@@ -245,7 +245,7 @@ def draw_others(generator: np.random.Generator, count: int, size: int, extent: f
     images = [
         write(kinds[number % 4](generator), generator, size, extent, generator.choice(pens)) for number in range(count)
     ]
-    return np.stack(images)
+    return np.array(images, np.uint8).reshape(count, size, size)
 
 
 def _choice(generator: np.random.Generator, forms: list[str]) -> str:
@@ -279,7 +279,7 @@ def draw_blots(generator: np.random.Generator, count: int, size: int) -> Pixels:
         noise -= np.quantile(noise, generator.uniform(0.4, 0.9))
         ink = np.clip(noise / (np.abs(noise).max() * generator.uniform(0.02, 0.3)), 0, 1)
         images.append((255 * np.where(away > generator.uniform(0.3, 0.55), 0, ink)).astype(np.uint8))
-    return np.stack(images)
+    return np.array(images, np.uint8).reshape(count, size, size)
 
 
 def printed(characters: str, size: int) -> list[tuple[str, Pixels]]:

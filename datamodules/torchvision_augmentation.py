@@ -48,14 +48,18 @@ class TorchvisionAugmentation(BaseAugmentation):
         """Augment each image of a batch by its own seed; see ``BaseAugmentation``.
 
         Raises:
-            UserError: A transform changes the size.
+            UserError: A transform changes the size, or doesn't take an image of uint8 pixels.
         """
         transform = self._build()
         augmented = []
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             for image, (seed,) in zip(images, parameters.tolist(), strict=True):
                 torch.manual_seed(seed)
-                augmented.append(v2.functional.to_dtype(transform(image), torch.float32, scale=True).clamp(0, 1))
+                try:
+                    varied = transform(image)
+                except (TypeError, ValueError) as error:
+                    raise UserError(f"augmentation.transforms: don't suit images of uint8 pixels: {error}") from error
+                augmented.append(v2.functional.to_dtype(varied, torch.float32, scale=True).clamp(0, 1))
         if any(image.shape != images.shape[1:] for image in augmented):
             raise UserError(f"augmentation.transforms: must leave images their size, {tuple(images.shape[1:])}")
         return torch.stack(augmented)

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import math
+import os
 import sys
 import tempfile
 import warnings
@@ -15,6 +16,8 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -75,6 +78,8 @@ IGNORED_WARNINGS = (
     "Precision .* is not supported by the model summary",  # which only estimates the size of the weights
     "`ModelCheckpoint\\(monitor=.* could not find the monitored key",  # in an epoch without validation
 )
+
+SERIES = "DIGITDOODLE_SERIES"  # in the environment of processes that Lightning starts: the folder of their runs
 
 # The commands that are methods of the Trainer, and what each leaves out of its options.
 TRAINER_COMMANDS = {
@@ -244,6 +249,13 @@ class DigitDoodleCLI(LightningCLI):
             chosen = {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
             self.model.optimizer_init = {name: without_enums(init).as_dict() for name, init in chosen.items()}
 
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Build the optimiser that was chosen (Lightning 2.6 has no public name for this)."""
+        try:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--optimizer, --lr_scheduler: {error}") from error
+
     def _tune(self) -> None:
         """Find what is asked for; the run is then the one that its config gives, which no longer asks for it."""
         config, wanted = self.config.fit, self.config.fit.tune.split(",")
@@ -314,6 +326,24 @@ class DigitDoodleCLI(LightningCLI):
         name = config.name or network.__module__.rpartition(".")[2]
         return Run.create(Path(config.trainer.default_root_dir), name, make=_is_first())
 
+    def _create_series(self, network: type, several: str) -> Path:
+        """A new folder for several runs, of which the processes that Lightning starts are told.
+
+        Raises:
+            UserError: It isn't Lightning that starts them, so that they can't agree on one.
+        """
+        if not _is_first() and SERIES in os.environ:
+            return Path(os.environ[SERIES])
+        for environment in (TorchElasticEnvironment, SLURMEnvironment):
+            if environment.detect() and environment().world_size() > 1:
+                raise UserError(
+                    f"{several}: processes that were started together can't agree on a new folder; start fit alone: it "
+                    "starts --trainer.devices N itself"
+                )
+        folder = self._create_run(network).folder
+        os.environ[SERIES] = str(folder.absolute())
+        return folder
+
     def _plan_series(self, config: Any) -> Series | None:
         """The runs that are trained one after the other, if there are several: in a new folder, or one to go on in."""
         path, several = config.get("ckpt_path"), asks_for_series(config)
@@ -327,7 +357,7 @@ class DigitDoodleCLI(LightningCLI):
             raise UserError(f"{path}: no run of {several}, each of which starts from nothing; leave one of them out")
         settings = without_enums(config)
         network = known_class(Network, config.model.class_path, Path("--model"))
-        folder = Path(path) if path else self._create_run(network).folder
+        folder = Path(path) if path else self._create_series(network, several)
         series: Series
         if isinstance(config.teachers, int):
             series = Distillation(folder, config.teachers, config.seed_everything)
@@ -392,7 +422,8 @@ class DigitDoodleCLI(LightningCLI):
             with self._running():
                 self.trainer.fit(**kwargs, weights_only=True)
         except BaseException:
-            self._discard()
+            if self.trainer.checkpoint_callbacks or self.trainer.current_epoch == 0:  # or else it has metrics alone
+                self._discard()
             raise
         finally:
             if self.report is not None and self.report.summary is not None and self.into is None:
@@ -503,16 +534,22 @@ def check_optimizer(config: Any) -> None:
         if config.get("lr_scheduler"):
             raise UserError("--lr_scheduler is for an --optimizer: give both, or neither")
         return
-    recipe = config.model.get("init_args", {}).get("recipe")
-    if recipe is None:
-        return
+    arguments = config.model.get("init_args") or {}
     network = known_class(Network, config.model.class_path, Path("--model"))
-    default = inspect.signature(network).parameters["recipe"].default
-    for name in ("optimizer", "schedule", "learning_rate", "weight_decay"):
-        if recipe[name] != getattr(default, name):
-            raise UserError(
-                f"--optimizer and model.recipe.{name} ({recipe[name]}) both say how to train: leave one of them out"
-            )
+    parameters = inspect.signature(network).parameters
+    said = []
+    if arguments.get("recipe") is not None:
+        default = parameters["recipe"].default
+        said = [
+            (f"recipe.{name}", arguments["recipe"][name], getattr(default, name))
+            for name in ("optimizer", "schedule", "learning_rate", "weight_decay")
+        ]
+    if "backbone_learning_rate" in arguments:
+        name = "backbone_learning_rate"
+        said.append((name, arguments[name], parameters[name].default))
+    for name, value, default in said:
+        if value != default:
+            raise UserError(f"--optimizer and model.{name} ({value}) both say how to train: leave one of them out")
 
 
 def keep_integers(parser: LightningArgumentParser) -> None:

@@ -19,17 +19,17 @@ WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 instructions, and oneDNN, by which torch uses them, is allowed to."""
+    """Whether an x86 CPU has bf16 instructions, and oneDNN, by which torch uses them, is allowed to."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
         return False
     has = torch.cpu.get_capabilities()
-    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def fastest_precision(device: torch.device, network: nn.Module) -> Precision:
     """The precision to train a network in: reduced where the device is faster with it, else full.
 
-    Emulated bf16 gives right results many times slower, so it is chosen only for CPUs with bf16 instructions and
+    Emulated bf16 gives right results many times slower, so it is chosen only for x86 CPUs with bf16 instructions and
     for CUDA devices from compute capability 8.0; older ones from 7.0 have half precision. On a CPU a network that
     learns in grouped convolutions, such as MobileNetV2's depthwise ones, is trained in full precision: their backward
     pass is slow in bf16, as ``python -m benchmarks precision`` shows; while they are frozen it is not needed.

@@ -153,7 +153,7 @@ class Network(LightningModule):
         loss = self.training_loss(outputs, batch)
         if not (torch.isfinite(loss) or self.may_diverge):
             raise self._diverged(f"the training loss is {loss.item()} in step {batch_idx + 1}")
-        self.train_metrics(outputs.detach(), batch.labels)
+        self.train_metrics.update(outputs.detach(), batch.labels)  # called, it would compute each batch's accuracy, too
         reported = self.reported_loss(outputs.detach(), batch.labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
         self.log("train_loss", reported, sync_dist=True, **options)
@@ -177,9 +177,13 @@ class Network(LightningModule):
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
             f"training has diverged: {what} of epoch {self.current_epoch + 1}; checkpoints are kept of the epochs "
-            f"before. Lower --model.recipe.learning_rate ({self.recipe.learning_rate:g}), or clip the gradients with "
-            "--trainer.gradient_clip_val"
+            f"before. Lower {self.learning_rate_option}, or clip the gradients with --trainer.gradient_clip_val"
         )
+
+    @property
+    def learning_rate_option(self) -> str:
+        """The option that sets the rate at which it is trained."""
+        return "--model.recipe.learning_rate" if self.optimizer_init is None else "--optimizer.lr"
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch of the validation set."""
@@ -337,6 +341,10 @@ class Network(LightningModule):
                 f"but the data have {', '.join(self.class_names)}"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            own = self.state_dict()  # what was fitted to the weights of the checkpoint doesn't fit those to come
+            state = with_calibration(checkpoint["state_dict"], own)
+            state |= {name: value for name, value in own.items() if name.startswith(CALIBRATION)}
+            checkpoint["state_dict"] = state
             if checkpoint.get("optimizer_init") != self.optimizer_init:
                 raise UserError(
                     f"the checkpoint was trained with {_options(checkpoint.get('optimizer_init'))}, by which a resumed "

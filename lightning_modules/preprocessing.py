@@ -13,8 +13,8 @@ class Preprocessing(nn.Module):
     Args:
         channels: Channels that the network takes, 1 or 3: grey is repeated, colour is turned to grey.
         size: Side of the square that the network takes, in pixels; resized bilinearly, antialiased.
-        mean: Mean of each channel, in [0, 1].
-        std: Standard deviation of each channel, in [0, 1].
+        mean: Mean of each channel, or of all, in [0, 1].
+        std: Standard deviation of each channel, or of all, in [0, 1].
         interpolation: ``bilinear`` or ``bicubic``.
     """
 
@@ -33,8 +33,9 @@ class Preprocessing(nn.Module):
         self.channels = channels
         self.size = size
         self.interpolation = interpolation
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            each = torch.tensor(values).expand(channels).clone()
+            self.register_buffer(name, each.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Make the network's input.

@@ -42,8 +42,10 @@ class Recipe:
     class_weights: Literal["auto"] | list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if isinstance(self.class_weights, list) and not all(0 < weight < math.inf for weight in self.class_weights):

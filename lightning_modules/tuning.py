@@ -135,7 +135,7 @@ def find_learning_rate(trainer: Trainer, model: Network, data: LightningDataModu
     if not slopes.min() < 0:
         raise UserError(
             f"--tune lr: the loss falls at no learning rate from {LOWEST:g} to {HIGHEST:g}; set "
-            "--model.recipe.learning_rate yourself, and look at the data"
+            f"{model.learning_rate_option} yourself, and look at the data"
         )
     suggestion = float(f"{rates[useful][slopes.argmin()]:.3g}")
     return RangeTest(rates.tolist(), losses.tolist(), suggestion)

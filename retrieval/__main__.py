@@ -1,4 +1,4 @@
-"""``python -m retrieval index | query | evaluate | audit | serve``."""
+"""``python -m retrieval index | query | evaluate | audit | export | import | serve``."""
 
 import sys
 

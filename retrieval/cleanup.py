@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from datamodules.errors import UserError, reason
@@ -31,6 +31,7 @@ KEEP, MOVE = "keep", "move"
 CRITERIA = ("largest", "sharpest", "oldest")
 ALIKE = 0.9  # of the greatest sharpness from which images are equally sharp: compressing one again changes it by less
 TRASH = ".digitdoodle-trash"  # hidden, so that nothing in it is taken for an image
+LOCK = f"{TRASH}.lock"
 
 
 @dataclass(frozen=True)
@@ -296,10 +297,17 @@ def locked(folder: Path, location: Location) -> Iterator[None]:
     """Let nobody else update the index of a folder, or clean it up, meanwhile.
 
     Raises:
-        UserError: Another process is doing it, or as ``Location.write_lock``.
+        UserError: Another process is doing it, the folder can't be written, or as ``Location.write_lock``.
     """
+    lock = FileLock(folder / LOCK, timeout=0)  # a folder may have several indexes, and one on Milvus has no lock
     try:
-        with location.write_lock(wait=False):
+        with location.write_lock(wait=False), contextlib.ExitStack() as opened:
+            try:
+                opened.enter_context(lock)
+            except Timeout:
+                raise
+            except OSError as error:
+                raise UserError(f"{folder}: no image can be moved there: {reason(error)}") from error
             yield
     except Timeout as error:
         raise UserError(f"{folder}: another process is updating the index or cleaning up; try again later") from error

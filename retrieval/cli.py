@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules.commands import add_import_option, run_command
 from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
+from datamodules.imports import import_modules
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output, write_csv
 from lightning_modules.embedded import EMBEDDED, READER
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
 
+ENCODER_OPTIONS = ("encoder", "weights", "layer", "preprocessing", "precision", "device")
 QUERY_IMAGES = "query_images"  # where a bare file name is looked up, here or beside the database
 SIGNS = {"+": 1.0, "-": -1.0}  # between the images of a query
 WORST = 5  # queries in the picture of `evaluate`
@@ -36,7 +38,7 @@ WORST = 5  # queries in the picture of `evaluate`
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    return run_command(_parser(), lambda options: options.command(options), args, class_options=("--encoder",))
+    return run_command(_parser(), lambda options: options.command(options), args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +63,6 @@ def _common_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     _add_index_option(common)
     add_import_option(common)
-    common.add_argument("--json", action="store_true", help="print JSON, one object a line")
     encoder = common.add_argument_group("encoder (by default the one that made the index, else resnet50)")
     encoder.add_argument(
         "--encoder",
@@ -87,6 +88,10 @@ def _common_options() -> argparse.ArgumentParser:
     return common
 
 
+def _add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
 def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
     index = commands.add_parser("index", parents=[common], help="create the index of a folder, or bring it up to date")
     index.add_argument("folder", type=Path, metavar="FOLDER")
@@ -95,7 +100,7 @@ def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
         choices=("error", "skip"),
         default="error",
         help="whether images that can't be read make the command fail once all others are indexed (%(default)s); with "
-        "--watch they are said",
+        "--watch they are only reported",
     )
     index.add_argument(
         "--verify", action="store_true", help="read all files again, also those whose size and time are the same"
@@ -112,6 +117,7 @@ def _add_index(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="make a new index whose vectors are rounded to float16: half the size (default float32; in a file alone)",
     )
     index.add_argument("--watch", action="store_true", help="go on, and update it whenever the folder changes")
+    _add_json_option(index)
     index.set_defaults(command=_index)
 
 
@@ -143,6 +149,7 @@ def _add_query(commands: "Commands", common: argparse.ArgumentParser) -> None:
     query.add_argument("--explain", action="store_true", help="show in the figure which regions made them similar")
     query.add_argument("--include-self", action="store_true", help="also find copies of the query")
     query.add_argument("--no-update", action="store_true", help="leave the index as it is")
+    _add_json_option(query)
     query.set_defaults(command=_query)
 
 
@@ -167,6 +174,7 @@ def _add_evaluate(commands: "Commands", common: argparse.ArgumentParser) -> None
         help="instead, how many of these images, to which nothing is similar, and of the folder's own find no match",
     )
     evaluate.add_argument("--figure", type=Path, metavar="FILE", help="draw the worst queries and what they find")
+    _add_json_option(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -195,6 +203,7 @@ def _add_audit(commands: "Commands", common: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="instead, move back what the last --apply has moved, or the one of this number",
     )
+    _add_json_option(audit)
     audit.set_defaults(command=_audit)
 
 
@@ -235,7 +244,7 @@ def _add_serve(commands: "Commands", common: argparse.ArgumentParser) -> None:
         help="a tab to review duplicates as well, where whoever can use the page moves images to the trash folder",
     )
     serve.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: only this machine)")
-    serve.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    serve.add_argument("--port", type=_port, default=7860, help="(%(default)s)")
     access = serve.add_mutually_exclusive_group()
     access.add_argument("--auth", type=Path, metavar="FILE", help="who may use it: a line USER:PASSWORD for each")
     access.add_argument("--no-auth", action="store_true", help="let anyone use it who can reach it")
@@ -270,13 +279,25 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
     from retrieval.encoders.registry import build_encoder, rebuild_encoder
     from retrieval.index import ImageIndex
 
-    names = ("encoder", "weights", "layer", "preprocessing", "precision", "device")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in ENCODER_OPTIONS if getattr(options, name) is not None}
+    if options.encoder is not None:
+        _import_encoder(options.encoder)
     if header is not None and options.encoder is None:
         encoder = rebuild_encoder(header, **given)
     else:
         encoder = build_encoder(**given)
     return ImageIndex.open(folder, encoder, options.index) if group is None else ImageIndex(folder, encoder, location)
+
+
+def _import_encoder(name: str) -> None:
+    """Import the module of an encoder that is named by its class."""
+    try:
+        import_modules(["--encoder", name], class_options=("--encoder",))
+    except UserError as error:
+        module = name.rpartition(".")[0]
+        raise UserError(
+            f"--encoder {name}: no such file, nor is there a module {module} in the current folder or installed"
+        ) from error
 
 
 def _bring_up_to_date(index: "ImageIndex") -> None:
@@ -404,6 +425,12 @@ def _max_distance(text: str) -> "float | Literal['auto']":
     if not 0 <= distance <= 2:
         raise argparse.ArgumentTypeError(f"a distance from 0 to 2, or auto, not {text}")
     return distance
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port from 1 to 65535, not {text}")
+    return int(text)
 
 
 def _region(text: str) -> "Region":
@@ -547,17 +574,18 @@ def _audit(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from datamodules.images import check_folder
     from retrieval.exchange import check_suffix, export_index
-    from retrieval.stores.base import MissingIndexError, no_index
-    from retrieval.stores.location import find_location
+    from retrieval.stores.base import MissingIndexError
+    from retrieval.stores.location import find_location, no_index
 
     check_suffix(options.file)
     check_output(options.file)
     check_folder(options.folder)
+    location = find_location(options.folder, options.index)
     try:
-        with find_location(options.folder, options.index).open() as store:
+        with location.open() as store:
             count = export_index(store, options.file)
     except MissingIndexError as error:
-        raise no_index(options.folder) from error
+        raise no_index(options.folder, location) from error
     _say(f"written: {printable(str(options.file))}, {count} images")
 
 
@@ -580,8 +608,9 @@ def _clean_up(options: argparse.Namespace) -> None:
     from retrieval.stores.location import find_location
 
     folder: Path = options.folder
-    if any(getattr(options, name) is not None for name in ("split", "threshold", "output", "figure")):
-        raise UserError("--split, --threshold, --output and --figure are an audit's: leave them out")
+    of_an_audit = ("split", "threshold", "output", "figure", *ENCODER_OPTIONS)
+    if given := [f"--{name}" for name in of_an_audit if getattr(options, name) is not None]:
+        raise UserError(f"--apply and --undo look for nothing, they move files: leave {', '.join(given)} out")
     check_folder(folder)
     errors: list[str] = []
     with locked(folder, find_location(folder, options.index)):
@@ -608,7 +637,10 @@ def _serve(options: argparse.Namespace) -> None:
         import gradio  # noqa: F401
         import limits  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f"serve needs {error.name}: pip install 'digitdoodle[app]'") from error
+        raise UserError(f'serve needs {error.name}: pip install ".[app]" in the clone') from error
+    for path in (options.checkpoint, options.reader):
+        if not path.exists():  # said before the folder is indexed
+            raise UserError(f"{path}: no such file or folder")
     from lightning_modules.checkpoint import load_network
     from lightning_modules.networks.line_reader import LineReader
     from retrieval.app.batching import BatchingEncoder
@@ -616,7 +648,7 @@ def _serve(options: argparse.Namespace) -> None:
     from retrieval.app.page import build_page
     from retrieval.app.recognition import Recogniser
     from retrieval.app.search_tab import find_samples
-    from retrieval.app.server import is_loopback, read_users, serve
+    from retrieval.app.server import check_address, is_loopback, read_users, serve
     from retrieval.index import ImageIndex
     from retrieval.stores.location import find_location
     from retrieval.watching import check_watching, watch
@@ -630,6 +662,7 @@ def _serve(options: argparse.Namespace) -> None:
             f"{options.host} can be reached by others: say who may use the page with --auth FILE, or --no-auth"
         )
     users = None if options.auth is None else read_users(options.auth)
+    check_address(options.host, options.port)
     with _open(options, options.folder) as index:
         if not options.no_update:
             _bring_up_to_date(index)

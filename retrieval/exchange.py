@@ -19,6 +19,7 @@ from retrieval.stores.location import Location
 HEADER = "digitdoodle"  # under this name, what made the vectors, as JSON
 TEXTS = ("path", "label")
 NUMBERS = ("size", "mtime_ns", "width", "height")
+ARRAYS = ("digest", "vector")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def check_suffix(path: Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
-            raise UserError("Parquet needs pyarrow: pip install 'digitdoodle[parquet]'") from error
+            raise UserError('Parquet needs pyarrow: pip install ".[parquet]" in the clone') from error
 
 
 def export_index(store: Store, path: Path) -> int:
@@ -117,7 +118,7 @@ def read_exported(path: Path) -> Exported:
             raise ValueError("no encoder")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not an index that `python -m retrieval export` wrote, or damaged") from error
     damaged = damaged_rows(vectors)
     if len(damaged):
@@ -131,14 +132,19 @@ def _read_npz(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _read_parquet(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    # Before the columns, which may be large, of a file that is none of ours.
+    header = json.loads((pq.read_schema(path).metadata or {})[HEADER.encode()])
+    table = pq.read_table(path, columns=[*TEXTS, *NUMBERS, *ARRAYS])
     columns = {name: table[name].to_numpy() for name in (*TEXTS, *NUMBERS)}
-    for name in ("digest", "vector"):
+    for name in ARRAYS:
         values = table[name].combine_chunks()
+        if not pa.types.is_fixed_size_list(values.type):
+            raise ValueError(f"{name} is of another type")
         columns[name] = values.flatten().to_numpy().reshape(len(values), values.type.list_size)
-    return json.loads((table.schema.metadata or {})[HEADER.encode()]), columns
+    return header, columns
 
 
 def import_index(path: Path, location: Location) -> int:

@@ -11,8 +11,8 @@ from retrieval.encoders.base import Encoder
 from retrieval.match_distance import FEWEST, match_distance
 from retrieval.process_group import ProcessGroup
 from retrieval.query import Query, encode_queries
-from retrieval.stores.base import Hit, MissingIndexError, Store, no_index
-from retrieval.stores.location import Location, find_location
+from retrieval.stores.base import Hit, MissingIndexError, Store
+from retrieval.stores.location import Location, find_location, no_index
 from retrieval.update import Storage, Update, Updater, open_index
 
 
@@ -77,7 +77,7 @@ class ImageIndex:
             try:
                 self._store = open_index(self.location, self.encoder)
             except MissingIndexError as error:
-                raise no_index(self.folder) from error
+                raise no_index(self.folder, self.location) from error
         return self._store
 
     def update(

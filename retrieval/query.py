@@ -68,7 +68,7 @@ def parse_region(text: str) -> Region:
     try:
         left, top, right, bottom = map(int, text.split(","))
     except ValueError as error:
-        raise UserError(f"four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not {text}") from error
+        raise UserError(f"expected four pixel coordinates LEFT,TOP,RIGHT,BOTTOM, got {text}") from error
     return left, top, right, bottom
 
 

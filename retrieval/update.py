@@ -194,12 +194,13 @@ class Updater:
                 )
             except OSError:
                 same = False
-            if record is None or not same or self.verify:
+            failed = record is not None and record.error is not None
+            if record is not None and failed and self._read(name, plan)[0] == record:
+                plan.result.errors.append(self._said_of(record))  # it still can't be read
+            elif record is None or failed or not same or self.verify:
                 plan.changed[name] = record
                 if record is not None and store.keeps_replaced:  # by another file, where files were renamed in turn
                     plan.remember(record)
-            elif record.error is not None:
-                plan.result.errors.append(record.error)
             else:
                 plan.result.unchanged += 1
                 plan.remember(record)
@@ -252,17 +253,22 @@ class Updater:
     def _read(self, name: str, plan: _Plan) -> tuple[Record, Pixels | None]:
         """Read a file; its pixels only if its content is new."""
         path = self.folder / name
-        record = Record(name, -1, -1, None, self._label_of(name))
+        unread = Record(name, -1, -1, None, self._label_of(name))  # no size and time of a file: it stays stale
+
+        def failed(error: ImageError) -> tuple[Record, None]:
+            # Without the path, which depends on where the folder is named from.
+            return replace(unread, error=str(error).removeprefix(f"{path}: ")), None
+
         try:
             status = path.stat()
             data = read_bytes(path)
         except OSError as error:
-            return replace(record, error=f"{path}: {reason(error)}"), None
-        except ImageError as error:  # may be readable the next time, with the file as it is: it stays stale
-            return replace(record, error=str(error)), None
+            return failed(ImageError(reason(error)))
+        except ImageError as error:
+            return failed(error)
         content = digest(data)
-        record = replace(record, size=status.st_size, mtime_ns=status.st_mtime_ns)
-        before = plan.changed[name]
+        record = replace(unread, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        before = plan.changed.get(name)
         if before is not None and before.digest == content:
             return replace(record, digest=content, width=before.width, height=before.height), None
         if content in plan.known:
@@ -271,10 +277,14 @@ class Updater:
         try:
             image = decode_image(data, path, self.encoder.channels, self.encoder.max_side)
         except ImageError as error:
-            return replace(record, error=str(error)), None
+            return failed(error)
         width, height = image_size(data)
         record = replace(record, digest=content, width=width, height=height)
         return record, self.encoder.prepare(image)
+
+    def _said_of(self, record: Record) -> str:
+        """What is wrong with a file, and which it is."""
+        return f"{self.folder / record.path}: {record.error}"
 
     def _encode_batch(self, batch: list[tuple[Record, Pixels | None]], plan: _Plan) -> Batch:
         """Records, and the vectors of those contents that are new."""
@@ -282,7 +292,7 @@ class Updater:
         new: dict[bytes, Pixels] = {}
         for record, pixels in batch:
             if record.error is not None:
-                result.errors.append(record.error)
+                result.errors.append(self._said_of(record))
             elif pixels is None or record.digest in plan.known:
                 result.known += 1
             elif record.digest is not None:

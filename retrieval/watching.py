@@ -18,7 +18,7 @@ def check_watching() -> None:
     try:
         import watchfiles  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError("--watch needs watchfiles: pip install 'digitdoodle[watch]'") from error
+        raise UserError('--watch needs watchfiles: pip install ".[watch]" in the clone') from error
 
 
 def watch(
@@ -38,10 +38,14 @@ def watch(
     from watchfiles import watch as changes_in
 
     folder = index.folder.resolve()
+    own = Path(str(index.location)).resolve()  # the address of a collection is the name of no file in the folder
 
     def is_image(change: object, path: str) -> bool:
-        """Whether a change is one of the images': the index lies in the folder as well, hidden."""
-        return not any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
+        """Whether a change is one of the images': the index may lie in the folder as well, hidden or not."""
+        changed = Path(path)
+        if changed.parent == own.parent and changed.name.startswith(own.name):
+            return False
+        return not any(part.startswith(".") for part in changed.relative_to(folder).parts)
 
     waits = changes_in(
         folder,

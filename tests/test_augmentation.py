@@ -147,6 +147,13 @@ def test_a_transform_that_torchvision_does_not_have_is_a_clear_error(transforms,
         TorchvisionAugmentation(transforms)
 
 
+def test_transforms_must_take_pixels_of_bytes():
+    augmentation = TorchvisionAugmentation([{"Normalize": {"mean": [0.5], "std": [0.5]}}])
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"transforms: don't suit images of uint8 pixels: .*float"):
+        augmentation(images, augmentation.draw(0, 0, 2))
+
+
 def test_transforms_must_leave_images_their_size():
     augmentation = TorchvisionAugmentation([{"CenterCrop": {"size": 8}}])
     with pytest.raises(UserError, match="must leave images their size"):

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import resource
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_a_broken_cache_is_rebuilt(load, tmp_path, damage):
     np.testing.assert_array_equal(load().pixels, expected)
 
 
-def test_unreadable_files_are_listed_and_have_no_row(load, digits):
+def test_unreadable_files_are_listed_and_have_no_row(load, digits, tmp_path, monkeypatch):
     (digits / "1_digits" / "3.png").write_text("text")
     images = load()
     assert len(images.pixels) == len(images.digests) == 59
@@ -114,6 +115,10 @@ def test_unreadable_files_are_listed_and_have_no_row(load, digits):
     assert find_images(digits)[index].name == "3.png"
     assert "3.png" in images.errors[index]
     assert load().errors == images.errors
+    monkeypatch.chdir(digits)
+    assert load_images(Path(), find_images(Path()), 20, 1, tmp_path / "cache", 0.25).errors == {
+        index: images.errors[index].replace(f"{digits}/", "")
+    }
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(digits, load):

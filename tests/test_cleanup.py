@@ -357,8 +357,18 @@ def link_in_place_of(name):
         (["--apply", "no.csv"], "no.csv: no such file or directory"),
         (["--apply", "photos"], "photos: is a directory"),
         (["--undo", "1"], "photos: there is no clean-up 1 in .digitdoodle-trash"),
-        (["--undo", "--threshold", "1"], "--split, --threshold, --output and --figure are an audit's: leave them out"),
-        (["--undo", "--figure", "a.png"], "--split, --threshold, --output and --figure are an audit's: leave them out"),
+        (
+            ["--undo", "--threshold", "1"],
+            "--apply and --undo look for nothing, they move files: leave --threshold out",
+        ),
+        (
+            ["--undo", "--figure", "a.png", "--device", "cpu"],
+            "--apply and --undo look for nothing, they move files: leav",
+        ),
+        (
+            ["--apply", "plan.csv", "--encoder", "digits"],
+            "--apply and --undo look for nothing, they move files: leave --e",
+        ),
     ],
 )
 def test_bad_options_are_one_clear_line(photos, tmp_path, monkeypatch, capsys, args, message):
@@ -386,10 +396,18 @@ def test_a_move_that_fails_can_be_gone_on_with(plan, capsys):
     assert files() == before
 
 
-def test_nothing_moves_while_another_process_updates_the_index(plan, capsys):
+@pytest.mark.parametrize(
+    ("lock", "options"),
+    [
+        (".digitdoodle.sqlite.lock", []),
+        (".digitdoodle-trash.lock", []),
+        (".digitdoodle-trash.lock", ["--index", "other.sqlite"]),
+    ],
+)
+def test_nothing_moves_while_another_process_updates_the_index_or_cleans_up(plan, capsys, lock, options):
     before = files()
-    with FileLock("photos/.digitdoodle.sqlite.lock"):
-        err = failure(capsys, "--apply", "plan.csv")
+    with FileLock(f"photos/{lock}"):
+        err = failure(capsys, "--apply", "plan.csv", *options)
     assert err == "photos: another process is updating the index or cleaning up; try again later"
     assert files() == before
 

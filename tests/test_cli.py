@@ -259,6 +259,15 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
 
 
+def test_a_run_that_goes_on_from_its_best_checkpoint_is_calibrated_anew(trained, capsys):
+    fitted = torch.load(best(trained), weights_only=True)["state_dict"]["calibration.limit"]
+    assert fitted > -1e38
+    run(capsys, "fit", "--config", TINY, "--ckpt_path", best(trained), "--name", "more")
+    last = torch.load("runs/more/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert last["calibration.limit"] < -1e38  # without effect
+    assert last["calibration.temperature"] == 1
+
+
 @pytest.mark.parametrize("name", ["custom_cnn", "again"])
 def test_a_run_that_is_resumed_from_another_folder_keeps_its_best_checkpoint(trained, capsys, monkeypatch, name):
     elsewhere = trained.parents[2] / "elsewhere"
@@ -447,6 +456,11 @@ def test_a_network_that_is_chosen_has_its_own_defaults(capsys, model, config):
     assert chosen == {name: own[name].default for name in chosen}
 
 
+def test_a_network_may_be_given_as_json_of_any_length(capsys):
+    given = json.dumps({"class_path": "CustomCNN", "init_args": {"width": 5}}, indent=300)
+    assert settings_of(capsys, "--model", given)["model"]["init_args"]["width"] == 5
+
+
 def test_a_datamodule_that_is_chosen_has_its_own_defaults(capsys):
     config = ["--config", f"{REPOSITORY}/configs/custom_cnn.yaml"]
     chosen = settings_of(capsys, *config, "--data", "ImageFolderDataModule", "--data.root", "x")["data"]["init_args"]
@@ -525,6 +539,21 @@ def test_a_run_without_checkpoints_leaves_none_and_says_so(workplace, capsys, ca
     folder = workplace / "runs" / "custom_cnn" / "version_0"
     assert (folder / "config.yaml").is_file()
     assert not (folder / "checkpoints").exists()
+
+
+class Press(Callback):
+    """Presses Ctrl-C in the second epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_run_without_checkpoints_keeps_its_metrics(workplace, capsys):
+    options = ("--trainer.enable_checkpointing", "false", "--trainer.callbacks", "tests.test_cli.Press")
+    assert main(["fit", "--config", TINY, *options]) == 130
+    metrics = (workplace / "runs" / "custom_cnn" / "version_0" / "metrics.csv").read_text()
+    assert "val_accuracy" in metrics
 
 
 def test_the_progress_bar_names_the_version(workplace, capsys):
@@ -768,6 +797,8 @@ def test_an_output_that_is_a_link_or_no_file_stays_what_it_is(trained, capsys):
         (["--data.val_fraction", "2"], "val_fraction must lie in (0, 1), got 2.0"),
         (["--data.augmentation.degrees", "-5"], "degrees must lie in [0, 180], got -5.0"),
         (["--model.recipe.learning_rate", "0"], "learning_rate must be above 0"),
+        (["--model.recipe.learning_rate", ".nan"], "learning_rate must be above 0, got nan"),
+        (["--model.recipe.weight_decay", "-0.1"], "weight_decay must be at least 0, got -0.1"),
         (["--model.recipe.label_smoothing", "1"], "label_smoothing must lie in [0, 1)"),
         (["--model.width", "wide"], "width"),
         (["--model.wdth", "3"], "wdth"),

@@ -265,7 +265,7 @@ def test_an_export_without_its_packages_names_them(trained, capsys, monkeypatch)
     monkeypatch.setattr(export, "find_spec", lambda package: None)
     status, _, err = command(capsys, export, FIRST, "out")
     assert status == 1
-    assert "pip install 'digitdoodle[export]'" in err
+    assert 'pip install ".[export]" in the clone' in err
 
 
 def test_a_damaged_export_is_a_clear_error(trained, capsys, workplace):

@@ -255,6 +255,18 @@ def make_flat(root):
         folder.rmdir()
 
 
+def split_in_part(root):
+    whole = root.rename(root.with_name("whole"))
+    root.mkdir()
+    whole.rename(root / "train")
+    draw_digit(0, 0).save(make_folder(root / "test") / "0.png")
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
 def leave_one_class(root):
     shutil.rmtree(root / "0_digits")
     shutil.rmtree(root / "1_digits")
@@ -289,6 +301,7 @@ def leave_one_image(root):
         (make_file, "digits: not a directory"),
         (make_empty, "no class folders; expected a folder per class"),
         (make_flat, "no class folders; expected a folder per class"),
+        (split_in_part, "digits looks split, but test is no subset with class folders in it: move it out, or name"),
         (leave_one_class, "at least two classes, got 2_digits"),
         (empty_a_class, "1_digits: no images in this folder"),
         (write_texts, "1_digits: no images in this folder"),

@@ -44,9 +44,10 @@ def test_semeion_that_is_missing_or_damaged_is_a_clear_error(tmp_path, monkeypat
     data = SemeionDataModule(str(tmp_path))
     with pytest.raises(UserError, match=r"no such file, and it can't be downloaded \(.*no route.*--data.root"):
         data.prepare_data()
-    (tmp_path / "semeion.data").write_text("0.0 1.0 what")
-    with pytest.raises(UserError, match=r"semeion.data: damaged .*remove it and start again"):
-        data.load()
+    for damaged in ("0.0 1.0 what", ""):
+        (tmp_path / "semeion.data").write_text(damaged)
+        with pytest.raises(UserError, match=r"semeion.data: damaged .*remove it and start again"):
+            data.load()
 
 
 def test_the_real_semeion(shared):
@@ -129,3 +130,17 @@ def test_collections_are_joined_and_outliers_are_trained_on_alone(mnist, tmp_pat
     assert torch.equal(again.val_set.batch([0, 5]).images, data.val_set.batch([0, 5]).images)
     assert len(set_up(DigitsDataModule(str(mnist), drawn=20, outliers=24), "test").test_set) == 20
     assert Path(mnist, "semeion.data").is_file()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_as_few_may_be_drawn_as_anyone_wants(count):
+    generator = np.random.default_rng(0)
+    assert strokes.draw_others(generator, count, 28, 0.7, np.array([0.1])).shape == (count, 28, 28)
+    assert strokes.draw_blots(generator, count, 28).shape == (count, 28, 28)
+    with pytest.raises(UserError, match="drawn, hurried and outliers must be at least 0, got 10000, 0 and -1"):
+        DigitsDataModule(outliers=-1)
+
+
+def test_what_is_replayed_is_split_as_the_digits_are():
+    replayed = DigitsDataModule(split_seed=7, val_fraction=0.1).to_replay
+    assert (replayed.split_seed, replayed.val_fraction) == (7, 0.1)

@@ -185,8 +185,27 @@ def test_a_teacher_of_other_classes_is_refused(trained, capsys):
 
 @pytest.mark.torchrun
 def test_two_processes_train_a_series_together(workplace):
+    Path("runs/custom_cnn/version_0").mkdir(parents=True)  # of an earlier run, which the second process must not take
     process = start("fit", "--config", TINY, "--trainer.max_epochs", "1", "--teachers", "1", *DDP)
     out, err = process.communicate(timeout=1000)
     assert process.returncode == 0, err
     assert out.count("ensemble") == 1
-    assert [row["run"] for row in table(Path("runs/custom_cnn/version_0"))] == ["teacher_1", "student"]
+    assert [row["run"] for row in table(Path("runs/custom_cnn/version_1"))] == ["teacher_1", "student"]
+    assert list(Path("runs/custom_cnn/version_0").iterdir()) == []
+
+
+@pytest.mark.torchrun
+def test_processes_that_others_start_cannot_train_a_series(workplace):
+    torchrun = ["--nproc-per-node", "2", "-m", "lightning_modules"]
+    process = start(*torchrun, "fit", *SERIES, *DDP, module="torch.distributed.run")
+    _, err = process.communicate(timeout=1000)
+    assert process.returncode != 0
+    assert "teachers: processes that were started together can't agree on a new folder" in err
+    assert not Path("runs").exists()
+
+
+def test_a_colour_network_teaches_one_that_sees_grey(trained, capsys):
+    colour = ("fit", "--config", TINY, "--trainer.max_epochs", "1", "--data.in_channels", "3", "--name", "colour")
+    run(capsys, *colour)
+    teacher = "[runs/colour/version_0/checkpoints/best.ckpt]"
+    run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "1", "--teachers", teacher, "--name", "grey")

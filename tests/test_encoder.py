@@ -12,6 +12,7 @@ from datamodules.images import read_image
 from retrieval.encoders.classifier import ClassifierEncoder
 from retrieval.encoders.registry import build_encoder, describe_encoder, rebuild_encoder
 from retrieval.encoders.resnet import ResNetEncoder
+from tests import small_encoder  # noqa: F401 - its class is named
 from tests.conftest import draw_photo
 
 
@@ -179,6 +180,12 @@ def test_a_classifier_is_an_encoder(trained):
     assert encoder.box(30, 20) == (0, 0, 30, 20)
     with pytest.raises(UserError, match="ClassifierEncoder has no option --layer: leave it out"):
         build_encoder(str(trained / "checkpoints" / "best.ckpt"), layer="layer3")
+
+
+def test_a_device_is_refused_by_an_encoder_that_takes_none():
+    assert build_encoder("tests.small_encoder.SmallEncoder").device.type == "cpu"
+    with pytest.raises(UserError, match="SmallEncoder has no option --device: leave it out"):
+        build_encoder("tests.small_encoder.SmallEncoder", device="cpu")
 
 
 def test_a_network_whose_features_are_no_average_cannot_be_explained(tmp_path):

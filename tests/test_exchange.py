@@ -102,6 +102,16 @@ def test_what_can_not_be_is_one_clear_line(indexed, capsys):
     assert "none.npz: no such file" in failure(capsys, "import", "photos", "none.npz", "--index", "again.sqlite")
     Path("other").mkdir()
     assert "other has no index yet" in failure(capsys, "export", "other", KINDS[0])
+    command = "`python -m retrieval index photos --index none.sqlite`"
+    err = failure(capsys, "export", "photos", KINDS[0], "--index", "none.sqlite")
+    assert err == f"error: photos has no index in none.sqlite yet; create it with {command}\n"
+    Path("empty.npz").touch()
+    assert "not an index" in failure(capsys, "import", "photos", "empty.npz", "--index", "again.sqlite")
+    table = pq.read_table(KINDS[1])
+    lists = pa.array(table["vector"].to_pylist(), pa.list_(pa.float32()))  # as other programs write them
+    place = table.schema.get_field_index("vector")
+    pq.write_table(table.set_column(place, "vector", lists), "lists.parquet")
+    assert "not an index" in failure(capsys, "import", "photos", "lists.parquet", "--index", "again.sqlite")
     columns = dict(np.load(KINDS[0]))
     np.savez("bad.npz", **{**columns, "vector": columns["vector"] * np.float32(2)})
     assert "the vector of alone.jpg is damaged" in failure(

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.splits import split_into_folds
+from lightning_modules.cli import main
 from lightning_modules.run import Run
 from tests.conftest import TINY, draw_digits, start, train_in
 from tests.test_cli import assert_same_weights, fail, run
@@ -162,12 +163,13 @@ def test_without_folds_the_split_is_the_ordinary_one(trained, capsys):
 
 @pytest.mark.torchrun
 def test_two_processes_train_folds_together(workplace):
+    Path("runs/custom_cnn/version_0").mkdir(parents=True)  # of an earlier run, which the second process must not take
     process = start("fit", "--config", TINY, "--trainer.max_epochs", "1", "--data.folds", "2", *DDP)
     out, err = process.communicate(timeout=1000)
     assert process.returncode == 0, err
     assert out.count("validation accuracy") == 1
-    assert [path.name for path in Path("runs/custom_cnn").iterdir()] == ["version_0"]
-    assert [row["fold"] for row in table(Path("runs/custom_cnn/version_0"))] == ["1", "2"]
+    assert sorted(path.name for path in Path("runs/custom_cnn").iterdir()) == ["version_0", "version_1"]
+    assert [row["fold"] for row in table(Path("runs/custom_cnn/version_1"))] == ["1", "2"]
 
 
 @pytest.mark.slow
@@ -181,3 +183,22 @@ def test_the_pooled_images_are_what_the_folds_scored_whatever_they_were_trained_
     rows = table(tmp_path / "runs" / "custom_cnn" / "version_0")
     right = 60 - sum(int(row["val_mistakes"]) for row in rows)
     assert f"({right} of 60)" in printed
+
+
+class PressOnceAtTheEnd(Callback):
+    """Presses Ctrl-C when the last batch of the first fold is done."""
+
+    def on_train_end(self, trainer, pl_module):
+        if not Path("pressed").exists():
+            Path("pressed").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_after_the_last_batch_of_a_fold_ends_the_series(workplace, capsys):
+    press = ("--trainer.callbacks+", "tests.test_folds.PressOnceAtTheEnd")
+    assert main(["fit", *FOLDS, *press]) == 130
+    folder = Path("runs/custom_cnn/version_0")
+    assert (folder / "fold_1" / "summary.json").exists()
+    assert not (folder / "fold_2").exists()
+    run(capsys, "fit", *FOLDS, *press, "--ckpt_path", str(folder))
+    assert [row["fold"] for row in table(folder)] == ["1", "2", "3"]

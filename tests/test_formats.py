@@ -201,7 +201,7 @@ except ImageError as error:
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     folder, file = done.stdout.splitlines()
-    install = "pip install 'digitdoodle[formats]'"
+    install = 'pip install ".[formats]" in the clone'
     assert folder.endswith(f"; passed over 1 .heic files, which are read with {install} (b/photo.heic)")
     assert file == f"{tmp_path / 'a' / 'b' / 'photo.heic'}: HEIC images are read with {install}"
 

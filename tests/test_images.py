@@ -88,6 +88,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert image_size((tmp_path / "large.jpg").read_bytes()) == (800, 480)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_data_do_not_keep_an_image_from_being_read(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("L", (20, 12), 200).convert("RGB").save(path, exif=b"Exif\0\0no TIFF header", dpi=(72, 72))
+    assert read_image(path, 1).size == (20, 12)
+    assert image_size(path.read_bytes()) == (20, 12)
+
+
 def test_colour_is_kept_or_turned_to_luma(tmp_path):
     Image.new("RGB", (4, 4), COLOUR).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 3).getpixel((0, 0)) == COLOUR
@@ -168,6 +176,7 @@ def test_images_are_found_in_natural_order_without_hidden_files(tmp_path):
         ".ipynb_checkpoints/1.png",
         "notes.txt",
         "lost+found/4.png",
+        "__MACOSX/5.png",
     ]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -7,8 +7,11 @@ import os
 import random
 import resource
 import shutil
+import sqlite3
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +159,52 @@ def test_files_that_cannot_be_read_are_left_out_and_reported_each_time(photos):
             assert reason in errors
     (photos / "empty.png").write_bytes((photos / "sky" / "0.jpg").read_bytes())
     assert updated(photos) == (0, 1, 12, 0)
+
+
+def test_files_that_still_cannot_be_read_change_nothing(photos, monkeypatch):
+    def state():
+        with open_index(photos) as index:
+            index.search(draw_photo(0, 0))  # makes the file of the vectors, if it is another revision's
+            distance = index.store.match_distance()
+        with contextlib.closing(sqlite3.connect(photos / INDEX_NAME)) as reader:
+            (revision,) = reader.execute("SELECT value FROM header WHERE key = 'revision'").fetchone()
+        return revision, distance, (photos / f"{INDEX_NAME}.vectors").stat().st_mtime_ns
+
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / "text.gif").write_text("no picture")
+    updated(photos)
+    with open_index(photos) as index:
+        index.store.keep_match_distance(0.5)  # 12 images are too few for one, if it were drawn again
+    before = state()
+    monkeypatch.chdir(photos.parent)
+    for folder in (photos, Path("photos")):
+        with open_index(folder) as index:
+            errors = sorted(index.update().errors)
+        assert errors[0] == f"{folder / 'gone.jpg'}: no such file or directory"
+        assert errors[1].startswith(f"{folder / 'text.gif'}: not an image of a format that is read")
+        assert state() == before
+
+
+def test_a_file_that_could_not_be_decoded_is_tried_again(photos, monkeypatch):
+    Image.new("RGB", (2000, 1000)).save(photos / "large.png")
+    monkeypatch.setenv("DIGITDOODLE_MAX_MEGAPIXELS", "1")
+    with open_index(photos) as index:
+        (error,) = index.update().errors
+    assert error.startswith(
+        f"{photos / 'large.png'}: 2000 × 1000 pixels are 2 megapixels, more than the 1 that are read"
+    )
+    monkeypatch.delenv("DIGITDOODLE_MAX_MEGAPIXELS")
+    assert updated(photos) == (1, 0, 12, 0)
+
+
+def test_an_error_that_an_index_of_before_has_kept_is_not_believed(photos):
+    updated(photos)
+    with SQLiteStore(photos / INDEX_NAME) as store:
+        store.add([replace(store.records()["sky/0.jpg"], digest=None, width=0, height=0, error="sky/0.jpg: no")], {})
+    with open_index(photos) as index:
+        update = index.update()
+        assert (update.encoded + update.known, update.unchanged, update.errors) == (1, 11, [])
+        assert len(index.search(draw_photo(0, 0), k=50)) == 12
 
 
 def test_an_empty_folder_is_a_clear_error_and_stays_empty(tmp_path):

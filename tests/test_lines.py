@@ -83,6 +83,20 @@ def test_nothing_is_found_on_blank_paper(grey):
     assert crop_line(Image.new("RGB", (300, 200), (grey,) * 3), 32).max() == 0
 
 
+def test_nothing_is_found_on_ruled_paper_that_is_blank():
+    ruled = sheet([], ruled=True)
+    assert find_lines(ruled, 32) == []
+    assert crop_line(ruled, 32).max() == 0
+
+
+@pytest.mark.parametrize("size", [(1000, 5), (5, 1000), (200, 1), (1, 200), (3000, 10), (113, 112)])
+def test_a_picture_as_thin_as_a_rule_is_no_error(size):
+    noise = np.random.default_rng(0).integers(0, 256, size[::-1], dtype=np.uint8)
+    for pixels in (noise, 255 * (noise > 250).astype(np.uint8)):
+        find_lines(Image.fromarray(pixels), 32)
+        crop_line(pixels, 32)
+
+
 def test_photographs_are_looked_through_without_an_error():
     for kind in range(3):
         find_lines(draw_photo(kind, 1), 32)

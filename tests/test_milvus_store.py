@@ -49,7 +49,7 @@ sys.exit(main(["index", ".", "--index", "http://127.0.0.1:1/photos"]))
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr == "error: an index on Milvus needs pymilvus: pip install 'digitdoodle[milvus]'\n"
+    assert done.stderr == 'error: an index on Milvus needs pymilvus: pip install ".[milvus]" in the clone\n'
 
 
 @pytest.mark.milvus

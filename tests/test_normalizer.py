@@ -235,3 +235,23 @@ def test_mnist_passes_untouched(shared):
     normalizer = DigitNormalizer.fit(stacked(train))
     assert (normalizer.size, normalizer.ground, normalizer.by_mass) == (28, 0, True)
     assert np.mean([untouched(image, normalizer) for image in test[::5]]) >= 0.997
+
+
+@pytest.mark.parametrize(("side", "height"), [(768, 450), (768, 600), (1536, 1200)])
+@pytest.mark.parametrize("pen", [1, 2, 3])
+def test_a_hairline_on_a_large_canvas_is_drawn_as_other_digits_are(normalizer, side, height, pen):
+    for digit in STROKES:
+        image = Image.new("L", (side, side), 255)
+        width, top = height / 1.6, (side - height) / 2
+        for stroke in STROKES[digit]:
+            points = [((side - width) / 2 + x * width, top + y * width) for x, y in stroke]
+            ImageDraw.Draw(image).line(points, fill=0, width=pen)
+        assert alike(normalizer.transform(image), digit, normalizer) > 0.85
+
+
+@pytest.mark.parametrize("size", [(1000, 5), (5, 1000), (200, 1), (1, 200), (3000, 10)])
+def test_a_picture_as_thin_as_a_rule_is_no_error(normalizer, size):
+    noise = np.random.default_rng(0).integers(0, 256, size[::-1], dtype=np.uint8)
+    for pixels in (noise, 255 * (noise > 250).astype(np.uint8)):
+        found = normalizer.transform(pixels)
+        assert found.digits > 0 or found.reason == "no ink stands out from the ground"

@@ -57,6 +57,15 @@ def test_any_optimiser_and_schedule_trains_and_resumes_to_the_same_weights(workp
         ),
         (["--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"], "--lr_scheduler is for an --optimizer"),
         (["--optimizer", "NoSuchOptimizer"], "NoSuchOptimizer"),
+        (
+            ["--optimizer", "SGD", "--optimizer.nesterov", "true"],
+            "--optimizer, --lr_scheduler: Nesterov momentum requires",
+        ),
+        (["--optimizer", "SGD", "--optimizer.lr", "-1"], "--optimizer, --lr_scheduler: Invalid learning rate: -1"),
+        (
+            ["--model", "MobileNetV2", "--model.backbone_learning_rate", "1e-5", "--optimizer", "SGD"],
+            "--optimizer and model.backbone_learning_rate (1e-05) both say how to train",
+        ),
     ],
 )
 def test_an_optimiser_beside_a_recipe_is_one_clear_line(workplace, capsys, options, message):

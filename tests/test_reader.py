@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import MNISTDataModule
+from datamodules import ImageFolderDataModule, MNISTDataModule
 from datamodules.errors import UserError
 from datamodules.strings import StringsDataModule, read_lines
 from lightning_modules.checkpoint import load_network
@@ -390,6 +390,7 @@ def test_labelled_lines_are_read_split_and_trained_on(strings, capsys, monkeypat
         ("file,digits\n0.png,01x\n", "0.png: the text '01x' is not of the signs 0, 1, 2"),
         ("file,digits\n0.png,\n", "0.png: the text '' is not of the signs"),
         ("file,digits\nmissing.png,01\n", "missing.png: no such file or directory"),
+        ('file,digits\n"' + 200_000 * "0", "not a table of the columns file,digits"),
     ],
 )
 def test_labelled_lines_that_are_damaged_are_a_clear_error(strings, table, message):
@@ -398,6 +399,25 @@ def test_labelled_lines_that_are_damaged_are_a_clear_error(strings, table, messa
         (strings / "strings.csv").write_text(table)
     with pytest.raises(UserError, match=re.escape(message)):
         read_lines(strings, ["0", "1", "2"])
+
+
+def test_lines_on_which_nothing_was_found_are_named(strings, caplog):
+    Image.new("L", (80, 40), 255).save(strings / "3.png")
+    read_lines(strings, ["0", "1", "2"])
+    assert "nothing was found on 1 of 12 lines (3.png)" in caplog.text
+
+
+def test_copies_of_one_line_cannot_be_split(strings):
+    (strings / "strings.csv").write_text("file,digits\n0.png,010\n0.png,010\n")
+    data = StringsDataModule(ImageFolderDataModule("digits"), composed=0, strings="strings")
+    data.digits.choose_classes = lambda available: ["0", "1", "2"]
+    with pytest.raises(UserError, match="strings: at least two different lines are needed, of which one is validated"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_reader_trains_in_every_precision_of_the_trainer(workplace, capsys, precision):
+    assert "validation accuracy" in run(capsys, "fit", *FIT, "--trainer.precision", precision)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from datamodules.dataset import OUTLIER
 from datamodules.errors import UserError
 from retrieval.app.batching import BatchingEncoder
 from retrieval.app.recognition import Recogniser
+from retrieval.encoders.registry import build_encoder, describe_encoder
 from tests.conftest import draw_digit
 from tests.small_encoder import SmallEncoder
 
@@ -29,6 +32,14 @@ def test_training_images_that_are_alike_are_shown(trained):
     assert len(distances) == 4
     assert distances == sorted(distances)
     assert recogniser.recognise(Image.new("RGB", (99, 99), "white")) is None
+
+
+def test_a_training_image_that_shows_no_class_is_none(trained):
+    recogniser = Recogniser(trained / "checkpoints" / "best.ckpt")
+    recogniser.wait()
+    collection = recogniser.train_set.collection
+    recogniser.train_set.collection = replace(collection, labels=np.full_like(collection.labels, OUTLIER))
+    assert {one.label for one in recogniser.recognise(draw_digit(0, 99)).similar} == {"not a digit"}
 
 
 def test_training_images_are_found_from_any_folder(trained, workplace, monkeypatch):
@@ -99,6 +110,14 @@ def test_threads_share_batches_and_get_their_own_vectors(torch_threads):
     assert torch.get_num_threads() == torch_threads
     encoder.encode(images[:1])
     assert shares[-1] == torch_threads  # alone, it has all of them
+
+
+def test_the_page_sees_images_and_makes_an_index_as_the_encoder_itself_does():
+    encoder = build_encoder("digits")
+    shared = BatchingEncoder(encoder)
+    assert shared.max_side == encoder.max_side
+    assert shared.max_side is not None
+    assert describe_encoder(shared) == describe_encoder(encoder)
 
 
 def test_an_error_reaches_those_who_asked_and_no_others():

@@ -354,6 +354,10 @@ def failure_after_work(capsys, *args):
         (["query", "sky_30.jpg", "--database", "photos", "--layer", "layer9"], "resnet18 has no maps at layer9"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "resnet7"], "unknown encoder resnet7"),
         (["query", "sky_30.jpg", "--database", "photos", "--encoder", "text.jpg"], "text.jpg: not written by torch"),
+        (
+            ["query", "sky_30.jpg", "--database", "photos", "--encoder", "best.ckpt"],
+            "--encoder best.ckpt: no such file, nor is there a module best in the current folder or installed",
+        ),
         (["query", "sky_30.jpg", "--database", "empty", "--index", "text.jpg"], "text.jpg: damaged, or not an index"),
         (["evaluate", "photos", "--queries", "empty"], "empty: not a folder of images"),
         (["evaluate", "photos", "--queries", "photos/sky"], "unknown class"),
@@ -374,6 +378,24 @@ def test_bad_input_is_one_clear_line(indexed, capsys, args, message):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not list((indexed / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["serve", "photos", "--port", "70000"], "argument --port: a port from 1 to 65535, not 70000"),
+        (["serve", "photos", "--port", "http"], "argument --port: a port from 1 to 65535, not http"),
+        (["serve", "photos", "--json"], "unrecognized arguments: --json"),
+        (
+            ["query", "a.jpg", "--database", "photos", "--region", "1,2,3,4,5"],
+            "expected four pixel coordinates LEFT,TOP,RIGHT,BOTTOM, got 1,2,3,4,5",
+        ),
+    ],
+)
+def test_options_that_can_not_be_are_told_by_name(capsys, args, message):
+    with pytest.raises(SystemExit):
+        main(args)
+    assert message in capsys.readouterr().err
 
 
 def weights_of(place):

@@ -80,6 +80,9 @@ def test_a_written_split_is_read_back_in_any_order(tmp_path):
     assert (tmp_path / "split.csv").read_text(encoding="utf-8").startswith("file,label,subset\na/1.png,a,val\n")
     back = read_split(tmp_path / "split.csv", names[::-1], labels[::-1])
     np.testing.assert_array_equal(back, in_validation[::-1])
+    written = (tmp_path / "split.csv").read_text(encoding="utf-8")
+    (tmp_path / "split.csv").write_text(written, encoding="utf-8-sig")  # as a spreadsheet writes it
+    np.testing.assert_array_equal(read_split(tmp_path / "split.csv", names, labels), in_validation)
 
 
 @pytest.mark.parametrize(

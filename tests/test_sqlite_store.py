@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import UserError
-from retrieval.stores.base import migrate
+from retrieval.stores.base import MissingIndexError, migrate
 from retrieval.stores.sqlite import SQLiteStore
 from tests.test_store import HEADER, VECTORS, fill, record
 
@@ -119,6 +119,41 @@ def test_an_index_on_a_full_disk_is_a_clear_error(store, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     store.add([record(2, "then.png")], {})
     assert "then.png" in store.records()
+
+
+def test_a_log_that_a_deleted_index_has_left_is_not_taken_for_that_of_a_new_one(store, location):
+    fill(store)
+    left = {
+        path: path.read_bytes() for path in (location.with_name(f"{location.name}{end}") for end in ("-wal", "-shm"))
+    }
+    store.close()
+    location.unlink()
+    for path, content in left.items():
+        path.write_bytes(content)
+    with SQLiteStore(location, HEADER) as anew:
+        assert anew.records() == {}
+        fill(anew, 1)
+        assert list(anew.records()) == ["a/0.png"]
+
+
+def test_a_store_that_is_open_notices_that_its_file_is_another_one_or_gone(store, location):
+    fill(store)
+    location.unlink()
+    for ask in (store.records, lambda: store.add([record(0)], {})):
+        with pytest.raises(MissingIndexError, match="the index has been removed"):
+            ask()
+    with SQLiteStore(location, HEADER) as anew:
+        fill(anew, 1)
+        assert list(store.records()) == ["a/0.png"]
+        store.add([record(0, "b.png")], {})
+        assert list(anew.records()) == ["a/0.png", "b.png"]
+    with SQLiteStore(location) as again:
+        assert list(again.records()) == ["a/0.png", "b.png"]
+    location.unlink()
+    with SQLiteStore(location, {**HEADER, "encoder": "another"}):
+        for _ in range(2):
+            with pytest.raises(UserError, match="another encoder has created the index anew: start again"):
+                store.records()
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path):

@@ -223,6 +223,16 @@ def test_what_diverges_is_given_up_and_the_sweep_goes_on(space, capsys):
     assert f"best          {min(values):.4g} " in printed
 
 
+@pytest.mark.slow
+def test_what_no_network_can_be_is_given_up_once_a_trial_is_done(space, capsys):
+    Path("space.yaml").write_text("model.width: {choices: [2, 1]}")
+    network = ("--trainer.max_epochs", "1")
+    printed = run(capsys, *SWEEP, *network, "--trials", "5", main=main)
+    rows = table(FOLDER)
+    assert {(row["state"], row["model.width"]) for row in rows} == {("complete", "2"), ("impossible", "1")}
+    assert "impossible" in printed
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -274,7 +284,7 @@ def test_what_no_trial_can_have_is_one_clear_line(space, capsys, options, messag
 def test_a_missing_package_is_named(space, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna.distributions", None)
     monkeypatch.delitem(sys.modules, "lightning_modules.search_space", raising=False)
-    assert "pip install 'digitdoodle[sweep]'" in fail(capsys, *SWEEP, main=main)
+    assert 'pip install ".[sweep]" in the clone' in fail(capsys, *SWEEP, main=main)
 
 
 def test_a_damaged_database_is_one_clear_line(space, capsys):

@@ -1,13 +1,18 @@
 """An index that follows its folder, by the real command line."""
 
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from retrieval.cli import main
+from retrieval.index import ImageIndex
+from retrieval.stores.location import find_location
+from retrieval.watching import watch
 from tests.conftest import draw_photo, start
+from tests.small_encoder import SmallEncoder
 
 
 @pytest.fixture
@@ -42,6 +47,27 @@ def test_what_changes_in_a_folder_is_told_and_found(watching, capsys):
     query = ["query", "photos/grass/new.jpg", "--database", "photos", "--include-self", "-k", "1", "--no-update"]
     assert main(query) == 0
     assert "0.0000    grass  photos/grass/new.jpg" in capsys.readouterr().out
+
+
+def test_an_index_among_the_images_does_not_wake_itself(photos):
+    updates, failures = [], []
+
+    class Counting(ImageIndex):
+        def update(self, **options):
+            updates.append(options)
+            return super().update(**options)
+
+    stop = threading.Event()
+    index = Counting(photos, SmallEncoder(), find_location(photos, photos / "my.sqlite"))
+    watcher = threading.Thread(target=watch, args=(index, lambda update: None, failures.append, stop))
+    watcher.start()
+    time.sleep(4)
+    assert len(updates) == 1
+    draw_photo(0, 9).save(photos / "new.png")
+    time.sleep(4)
+    stop.set()
+    watcher.join()
+    assert (len(updates), failures) == (2, [])
 
 
 def test_ctrl_c_ends_it(watching):

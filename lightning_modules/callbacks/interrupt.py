@@ -50,14 +50,19 @@ class InterruptBetweenBatches(Callback):
             raise SIGTERMException
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave Ctrl-C as it was."""
-        if self._taken:
-            self._taken = False
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Leave Ctrl-C as it was; if it was pressed after the last batch, end what the run is a part of."""
+        self._leave()
+        if self._pressed:
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave Ctrl-C as it was."""
-        self.on_fit_end(trainer, pl_module)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._taken:
+            self._taken = False
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class RunReport(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write summary and pictures of what there is when training is interrupted, or diverges."""
         ends = KeyboardInterrupt | SIGTERMException | DivergedError
-        if isinstance(exception, ends) and trainer.state.fn == TrainerFn.FITTING:
+        if self.summary is None and isinstance(exception, ends) and trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, model: LightningModule) -> None:

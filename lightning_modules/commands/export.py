@@ -104,7 +104,7 @@ def export(
         raise UserError(f"{folder}: holds something that is not an export; name another folder")
     for package in () if weights_only else ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
-            raise UserError(f"{package} is missing, which ONNX needs: pip install 'digitdoodle[export]'")
+            raise UserError(f'{package} is missing, which ONNX needs: pip install ".[export]" in the clone')
     summary = run.summary
     model = load_network(run.best, Network)
     data = run.load_data(root)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from datamodules.commands import add_import_option
-from datamodules.errors import UserError, exit_status
+from datamodules.errors import UserError, exit_status, mistake_behind
 from datamodules.figures import save_figure
 from datamodules.imports import import_modules
 from datamodules.text import as_table, short_name
@@ -158,6 +158,12 @@ def train(sweep: "Sweep", trial: "Trial", monitor: str, args: list[str]) -> None
         sweep.give_up(trial, "diverged")
     except torch.OutOfMemoryError:
         sweep.give_up(trial, "out of memory")
+    except Exception as error:
+        mistake = mistake_behind(error)
+        if mistake is None or run.config.exists() or not sweep.finished():
+            raise
+        rank_zero_info(f"{run.folder}: {mistake}")  # before it began, where another trial could be trained
+        sweep.give_up(trial, "impossible")
     else:
         scores = [c.best_model_score for c in cli.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
         if cli.report is None or cli.report.summary is None or not scores or scores[0] is None:
@@ -247,7 +253,7 @@ def main(args: list[str] | None = None) -> int:
         try:
             from lightning_modules.search_space import read_space
         except ModuleNotFoundError as error:
-            raise UserError(f"a sweep needs {error.name}: pip install 'digitdoodle[sweep]'") from error
+            raise UserError(f'a sweep needs {error.name}: pip install ".[sweep]" in the clone') from error
         with ignored_warnings():
             print(search(read_space(options.space), options.trials, fit))
 

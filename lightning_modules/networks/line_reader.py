@@ -118,7 +118,8 @@ class LineReader(Network):
             probabilities.
         """
         pixels = images.float() if images.is_floating_point() else images.float() / 255
-        pixels = (pixels - 0.15) / 0.25
+        # Of the network's precision, which is not float32 under --trainer.precision bf16-true.
+        pixels = ((pixels - 0.15) / 0.25).to(next(self.parameters()).dtype)
         if self.training:
             parts = zip(self.features, self.head, pixels.tensor_split(len(self.head)), strict=True)
             scores = torch.cat([head(features(part)) for features, head, part in parts if len(part) > 0])

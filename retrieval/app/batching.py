@@ -26,6 +26,7 @@ class BatchingEncoder(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.identity, self.arguments, self.channels = encoder.identity, encoder.arguments, encoder.channels
+        self.max_side = encoder.max_side
         self.device = encoder.device
         self._threads = torch.get_num_threads()
         workers = 2 if self.device.type == "cpu" and self._threads > 1 else 1
@@ -35,6 +36,10 @@ class BatchingEncoder(Encoder):
         self._busy, self._lock = 0, Lock()
         for _ in range(workers):
             Thread(target=self._serve, name="encoder", daemon=True).start()
+
+    @property
+    def origin(self) -> Encoder:
+        return self._encoder.origin
 
     def box(self, width: int, height: int) -> Box:
         return self._encoder.box(width, height)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from datamodules.errors import UserError
 from datamodules.text import printable
+from lightning_modules.answers import refusal
 from retrieval.app.client import LISTEN, Upload, publish, sendable, sentence, stored
 from retrieval.app.corrections import Corrections
 from retrieval.app.pictures import GALLERY, enlarged, upload_image
@@ -73,8 +74,8 @@ def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None
             result = None if path is None else recogniser.recognise(recogniser.read(path))
         except UserError as error:
             return None, None, [], gr.Textbox(sentence(error), visible=True), *unasked
-        refused = "" if result is None or not result.refusal else f"Not a digit: {result.refusal}."
-        said = " ".join(filter(None, (refused, recogniser.note)))
+        why = "" if path is None else refusal(0, 0.0) if result is None else result.refusal
+        said = " ".join(filter(None, (why and f"Not a digit: {why}.", recogniser.note)))
         told = gr.Textbox(said, visible=bool(said))
         if result is None:
             return None, None, [], told, *unasked

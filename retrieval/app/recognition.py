@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datamodules.dataset import ImageDataset
+from datamodules.dataset import OUTLIER, ImageDataset
 from datamodules.errors import UserError
 from datamodules.images import read_image
 from datamodules.normalizer import max_side, normalize
@@ -28,7 +28,7 @@ class Neighbor:
 
     Attributes:
         pixels: (C, S, S), uint8.
-        label: Its class.
+        label: Its class; ``not a digit`` if it shows none.
         distance: Euclidean distance of the features of length 1, in [0, 2].
     """
 
@@ -150,7 +150,8 @@ class Recogniser:
             return []
         ((rows, distances),) = nearest(features, vector, k)
         batch = images.batch(rows.tolist())
-        names = [self._model.class_names[label] for label in batch.labels.tolist()]
+        known = self._model.class_names
+        names = ["not a digit" if label == OUTLIER else known[label] for label in batch.labels.tolist()]
         return [
             Neighbor(pixels, name, distance)
             for pixels, name, distance in zip(batch.images.numpy(), names, distances.tolist(), strict=True)

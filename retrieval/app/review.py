@@ -108,7 +108,7 @@ def find_duplicates(
     try:
         given = float(distance) if distance else None
     except ValueError as error:
-        raise UserError(f"a distance such as 0.05, or nothing, not {distance}") from error
+        raise UserError(f"the distance must be a number such as 0.05, or empty; got {distance}") from error
     check_keep(index.folder, keep)
     records, matrix = index.store.vectors()
     done = 0

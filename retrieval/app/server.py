@@ -2,13 +2,16 @@
 
 import ipaddress
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import gradio as gr
+import httpx
 from gradio.exceptions import ServerFailedToStartError
-from limits import RateLimitItem, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.middleware import Middleware
@@ -22,6 +25,7 @@ MAX_BYTES = 20 << 20  # of a request
 MAX_THREADS = 16  # requests that are worked on at the same time
 MAX_SESSIONS = 200  # pages that are remembered: each keeps some 40 kB
 MAX_REQUESTS = RateLimitItemPerSecond(1000, 10)  # POSTs of one address in ten seconds
+MAX_LOGINS = RateLimitItemPerMinute(10)  # of one address: passwords can't be tried out
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
@@ -39,12 +43,16 @@ class Guard:
         app: What is guarded.
         hosts: Names that it may be asked under; empty allows all.
         limit: POSTs that one address may make.
+        logins: Those of them with which it may log in.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem, logins: RateLimitItem = MAX_LOGINS
+    ) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
         self._limit = limit
+        self._logins = logins
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +72,7 @@ class Guard:
             return
         if scope["method"] == "POST" and not _is_upload(headers):
             body = await _read(receive)
-            if len(body) > MAX_BYTES or not (scope["path"].rstrip("/").endswith("/login") or _harmless(body)):
+            if len(body) > MAX_BYTES or not (_is_login(scope) or _harmless(body)):
                 await PlainTextResponse("not a request of this page", 400)(scope, receive, send)
                 return
             receive = _replay(body, receive)
@@ -85,8 +93,12 @@ class Guard:
         if not length.isdecimal() or int(length) > MAX_BYTES:
             return PlainTextResponse(f"no more than {MAX_BYTES >> 20} MiB", 413)
         client = scope["client"][0] if scope["client"] else ""
-        if scope["method"] == "POST" and not await self._limiter.hit(self._limit, client):
+        if scope["method"] != "POST":
+            return None
+        if not await self._limiter.hit(self._limit, client):
             return PlainTextResponse("too many requests: wait a moment", 429)
+        if _is_login(scope) and not await self._limiter.hit(self._logins, "login", client):
+            return PlainTextResponse("too many attempts to log in: wait a minute", 429)
         return None
 
 
@@ -95,6 +107,10 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         return urlsplit("")
+
+
+def _is_login(scope: Scope) -> bool:
+    return bool(scope["path"].rstrip("/").endswith("/login"))
 
 
 def _is_upload(headers: MutableMapping[str, str]) -> bool:
@@ -165,6 +181,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_address(host: str, port: int) -> None:
+    """Find out whether a page can be served there, before there is one.
+
+    Raises:
+        UserError: The port or host is not available.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            if os.name == "posix":  # as the server does; elsewhere it would take a port that is in use
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+    except (OSError, UnicodeError) as error:  # the latter of what can't be a name
+        raise _not_available(host, port) from error
+
+
+def _not_available(host: str, port: int) -> UserError:
+    return UserError(f"can't serve on {host}:{port}: the port is in use, or the host is not this machine's")
+
+
 def read_users(path: Path) -> list[tuple[str, str]]:
     """The users of a file with a line ``USER:PASSWORD`` for each.
 
@@ -195,14 +231,14 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
         Its address.
 
     Raises:
-        UserError: The port or host is not available.
+        UserError: The port or host is not available, or a proxy stands between this machine and itself.
     """
     hosts = sorted({"localhost", "127.0.0.1", "::1", host}) if is_loopback(host) else []
     middleware = [Middleware(Guard, hosts=hosts, limit=MAX_REQUESTS)]
     page.queue(max_size=1000)
     try:
         _, address, _ = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # an IPv6 address, as in a URL
             server_port=port,
             auth=users,
             app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
@@ -224,7 +260,13 @@ def serve(page: gr.Blocks, host: str, port: int, users: list[tuple[str, str]] | 
             prevent_thread_lock=True,
         )
     except (OSError, ServerFailedToStartError) as error:
+        raise _not_available(host, port) from error
+    except Exception as error:  # Gradio asks its own server, and raises a plain one where it gets another's answer
+        if not isinstance(error, httpx.HTTPError) and "proxy settings" not in str(error):
+            raise
+        asked = "localhost" if host == "0.0.0.0" else host  # noqa: S104 - as Gradio does
         raise UserError(
-            f"can't serve on {host}:{port}: the port is in use, or the host is not this machine's"
+            f"the page is not reached on {asked}, by way of the proxy that the environment names: "
+            f"set the variable no_proxy={asked}"
         ) from error
     return str(address)

@@ -51,6 +51,11 @@ class Encoder(ABC):
         if self.device.type == "cpu":
             keep_freed_memory()
 
+    @property
+    def origin(self) -> "Encoder":
+        """What an index remembers as its encoder: this one, unless it stands for another one."""
+        return self
+
     @abstractmethod
     def box(self, width: int, height: int) -> Box:
         """Which part of an image it sees: left, top, right, bottom, in pixels of the image."""

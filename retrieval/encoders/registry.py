@@ -20,6 +20,7 @@ ENCODER: Any = Encoder  # an abstract class has no type to mypy
 
 def describe_encoder(encoder: Encoder) -> dict[str, str]:
     """What an index keeps of its encoder: the identity, and as ``built`` the class and its arguments as JSON."""
+    encoder = encoder.origin
     cls = type(encoder)
     name = class_path(cls).removeprefix(f"{__package__}.{MODULES.get(cls.__name__)}.")
     return {**encoder.identity, "built": json.dumps({"class": name, "arguments": encoder.arguments})}
@@ -76,6 +77,7 @@ def _ours(name: str) -> type[Encoder]:
 
 def _construct(cls: type[Encoder], arguments: dict[str, Any], device: str | None) -> Encoder:
     taken = inspect.signature(cls).parameters
-    if unknown := ", ".join(f"--{name}" for name in arguments if name not in taken):
+    asked = arguments if device is None else {**arguments, "device": device}
+    if unknown := ", ".join(f"--{name}" for name in asked if name not in taken):
         raise UserError(f"{cls.__name__} has no option {unknown}: leave it out")
     return cls(**arguments, **({"device": device} if "device" in taken else {}))

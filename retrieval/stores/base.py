@@ -4,7 +4,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from datamodules.errors import UserError
@@ -17,19 +16,14 @@ class MissingIndexError(UserError):
     """Nothing has been indexed there yet."""
 
 
-def no_index(folder: Path) -> UserError:
-    """What to raise for a folder without an index."""
-    return UserError(f"{folder} has no index yet; create it with `python -m retrieval index {folder}`")
-
-
 @dataclass(frozen=True)
 class Record:
     """An image file as it was when it was indexed.
 
     Attributes:
         path: Relative to the folder, with forward slashes.
-        size: Of the file, in bytes.
-        mtime_ns: When the file was last modified, in nanoseconds.
+        size: Of the file, in bytes; -1 if it is not an image, so that it is read again the next time.
+        mtime_ns: When the file was last modified, in nanoseconds; -1 as well.
         digest: 16 bytes that identify its content, by which copies share a vector; None if it is not an image.
         label: Name of the class folder that it lies in; None if it lies in the folder itself.
         width: In pixels, upright; 0 if it is not an image.

@@ -107,7 +107,7 @@ class ServerLocation(Location):
         try:
             from retrieval.stores.milvus import MilvusStore, parse_address
         except ModuleNotFoundError as error:
-            raise UserError(f"an index on Milvus needs {error.name}: pip install 'digitdoodle[milvus]'") from error
+            raise UserError(f'an index on Milvus needs {error.name}: pip install ".[milvus]" in the clone') from error
         uri, collection, exact_up_to = parse_address(self.address)
         return MilvusStore(uri, collection, header, dimension, exact_up_to)
 
@@ -127,3 +127,9 @@ def parse_location(index: str | Path) -> Location:
 def find_location(folder: Path, index: str | Path | None) -> Location:
     """Where a folder's index is kept: in the folder unless another place is named."""
     return parse_location(folder / INDEX_NAME if index is None else index)
+
+
+def no_index(folder: Path, location: Location) -> UserError:
+    """What to raise for a folder without an index in a place."""
+    where, option = ("", "") if location == find_location(folder, None) else (f" in {location}", f" --index {location}")
+    return UserError(f"{folder} has no index{where} yet; create it with `python -m retrieval index {folder}{option}`")

@@ -66,15 +66,15 @@ class SQLiteStore(Store):
                 if header is None:
                     raise MissingIndexError(f"{path}: no index there; create one with `python -m retrieval index`")
                 _create(path, header)
-            self._connection, self._taken_as = self._connect()
+            self._connection, self._immutable, self._taken_as = self._connect()
             try:
                 self._open()
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _connect(self) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
-        """A connection; and if it assumes that the file never changes, the state of the file.
+    def _connect(self) -> tuple[sqlite3.Connection, bool, tuple[int, ...]]:
+        """A connection, whether it assumes that the file never changes, and the state of the file.
 
         It assumes so where it may not write, unless the owner has a write-ahead log open: SQLite can't create one just
         to read, or leaves one that the owner can't use (https://sqlite.org/wal.html).
@@ -89,25 +89,29 @@ class SQLiteStore(Store):
             return connection
 
         if os.access(self.path.parent, os.W_OK) and os.access(self.path, os.W_OK):
-            return connect("rw"), None
-        state = self._state()
+            file = self._state(immutable=False)  # before it is opened: a later one must not be taken for it
+            return connect("rw"), False, file
+        state, file = self._state(immutable=True), self._state(immutable=False)
         if not state[-1]:
-            return connect("ro&immutable=1"), state
+            return connect("ro&immutable=1"), True, state
         connection = connect("ro")
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema")
         except sqlite3.OperationalError:  # the log was left behind
             connection.close()
-            return connect("ro&immutable=1"), state
-        return connection, None
+            return connect("ro&immutable=1"), True, state
+        return connection, False, file
 
-    def _state(self) -> tuple[int, ...]:
-        """What differs once the owner has changed the file, or is about to."""
+    def _state(self, immutable: bool) -> tuple[int, ...]:
+        """What differs once another file is in its place; or, if that is asked, has been changed or is about to be."""
         try:
             status, log = self.path.stat(), self.path.with_name(f"{self.path.name}-wal")
         except FileNotFoundError as error:
             raise MissingIndexError(f"{self.path}: the index has been removed") from error
-        return status.st_ino, status.st_size, status.st_mtime_ns, log.exists()
+        file = status.st_dev, status.st_ino
+        if immutable:
+            return *file, status.st_size, status.st_mtime_ns, log.exists()
+        return file if os.name == "posix" else (0,)  # elsewhere a file that is open stays where it is
 
     def _open(self) -> None:
         run = self._connection.execute
@@ -121,7 +125,7 @@ class SQLiteStore(Store):
         )
         if version < SCHEMA:
             self.header = migrate(self.header)
-            if self._taken_as is None:
+            if not self._immutable:
                 self._write_migrated()
 
     def _write_migrated(self) -> None:
@@ -154,8 +158,8 @@ class SQLiteStore(Store):
     @contextlib.contextmanager
     def _transaction(self, kind: str = "DEFERRED") -> Iterator[None]:
         with self._translate_errors(), self._turn:
-            if self._taken_as is not None and self._taken_as != self._state():
-                before, (self._connection, self._taken_as) = self._connection, self._connect()
+            if self._taken_as != self._state(self._immutable):
+                before, (self._connection, self._immutable, self._taken_as) = self._connection, self._connect()
                 before.close()
                 header = self.header
                 self._open()
@@ -375,6 +379,8 @@ def _create(path: Path, header: Mapping[str, str]) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
             connection.commit()
+        for suffix in ("-wal", "-shm"):  # of an index that was deleted: SQLite knows a log by its name alone
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
         aside.replace(path)
     finally:
         for suffix in ("", "-wal", "-shm"):

@@ -104,6 +104,13 @@ def test_a_picture_of_a_digit_is_recognised_and_a_broken_one_gets_a_sentence(pag
     assert recognised(page) == recogniser.recognise(Image.open(digit)).best
 
 
+def test_a_picture_with_nothing_on_it_gets_the_answer_of_predict(page, tmp_path):
+    Image.new("RGB", (90, 90), "white").save(tmp_path / "blank.png")
+    page.get_by_role("tab", name="Recognise").click()
+    upload(page, tmp_path / "blank.png", into="upload")
+    said(page, "Not a digit: nothing on it.")
+
+
 def test_a_canvas_that_reports_itself_late_leaves_what_is_said_of_the_picture(page, tmp_path):
     broken, late = tmp_path / "broken.png", []
     broken.write_bytes(b"no picture")

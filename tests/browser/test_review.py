@@ -179,7 +179,7 @@ def test_an_error_is_a_line_and_nothing_is_moved(page, index):
     find(page, "0")
     press(page, "Move 2 to trash", ".digitdoodle-trash/1: not a directory")
     assert str(index.folder) not in page.content()
-    find(page, "far", "a distance such as 0.05, or nothing, not far")
+    find(page, "far", "the distance must be a number such as 0.05, or empty; got far")
     page.locator("#review-keep input").fill("../photos")
     page.locator("#review-keep input").press("Enter")
     find(page, "0", "../photos: neither largest, sharpest, oldest nor a folder in photos, relative to it")

@@ -23,6 +23,7 @@ from limits import RateLimitItemPerMinute
 from PIL import Image
 from starlette.responses import PlainTextResponse
 
+from datamodules.errors import UserError
 from datamodules.images import read_image
 from lightning_modules.checkpoint import load_network
 from lightning_modules.embedded import READER
@@ -34,7 +35,7 @@ from retrieval.app.search_tab import find_samples
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
 from retrieval.query import Example
 from tests.browser.conftest import free_port
-from tests.conftest import REPOSITORY, draw_digit, draw_photo, start
+from tests.conftest import REPOSITORY, draw_digit, draw_photo, draw_photos, start
 from tests.test_lines import sheet
 
 pytestmark = pytest.mark.browser
@@ -128,12 +129,12 @@ def assert_serving(address: str, collection: Path) -> None:
         (["four", "any label", 2, "", [], []], "must lie in 1 to 20"),
         ([4, "any label", "far", "", [], []], "must be a number, auto, or empty"),
         ([4, None, "auto", None, None, None], "fewer than 20 different images: too few to tell a match from chance"),
-        ([4, None, None, 5, [], []], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 5"),
+        ([4, None, None, 5, [], []], "expected four pixel coordinates LEFT,TOP,RIGHT,BOTTOM, got 5"),
         ([4, None, None, "", "sky.jpg", []], "several images are a list"),
         ([4, None, None, "", [], ["sky.jpg"]], "an image is required"),
         ([4, None, None, "", [], [{"path": __file__}]], "not an uploaded image"),
         ([4, None, None, "", [], [{}] * 16], "no more than 16 images together"),
-        ([4, "any label", 2, "0,0,40", [], []], "four numbers of pixels, LEFT,TOP,RIGHT,BOTTOM, not 0,0,40"),
+        ([4, "any label", 2, "0,0,40", [], []], "expected four pixel coordinates LEFT,TOP,RIGHT,BOTTOM, got 0,0,40"),
         ([4, "any label", 2, "0,0,4000,30", [], []], "sky_30.jpg: the region 0,0,4000,30"),
         ([4, "no such label", 2, "", [], []], "no image has the label no such label"),
     ],
@@ -313,6 +314,17 @@ def test_more_requests_than_a_page_makes_are_held_off():
     assert asyncio.run(ask()) == [200] * 5 + [429] * 2
 
 
+def test_passwords_can_not_be_tried_out():
+    guard = Guard(PlainTextResponse("served"), [], RateLimitItemPerMinute(1000))
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://page") as client:
+            tried = [await client.post("/login", data={"username": "ada", "password": str(n)}) for n in range(12)]
+            return [answer.status_code for answer in (*tried, await client.post("/", json={}))]
+
+    assert asyncio.run(ask()) == [200] * 10 + [429] * 2 + [200]
+
+
 def test_many_clients_at_once_get_what_one_gets(address, collection, index):
     paths = sorted((collection / "query_images").iterdir())
     expected = {path: [str(m.path.relative_to(index.folder)) for m in index.search(path)] for path in paths}
@@ -367,22 +379,61 @@ def test_users_are_asked_for(collection, index, tmp_path):
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: say who may use the page with --auth FILE"),
         (["--host", "0.0.0.0", "--auth", "nowhere.txt"], "nowhere.txt: no such file or directory"),
         (["--auth", "empty.txt"], "empty.txt: expected a line USER:PASSWORD for each user"),
-        (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: "),
+        (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: no such file or folder"),
+        (["--reader", "nowhere.ckpt"], "nowhere.ckpt: no such file or folder"),
         (["--port", "taken"], "the port is in use"),
+        (["--host", "no such host", "--no-auth"], "the host is not this machine's"),
     ],
 )
-def test_what_cannot_be_served_is_a_clear_error(args, message, collection, index, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_served_is_told_before_the_folder_is_indexed(args, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    photos = draw_photos(tmp_path / "photos")
     (tmp_path / "empty.txt").write_text("\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         args = [port if arg == "taken" else arg for arg in args]
-        assert cli.main(["serve", str(collection / "photos"), *args]) == 1
+        assert cli.main(["serve", str(photos), "--encoder", "digits", *args]) == 1
     err = capsys.readouterr().err
     assert message in err
-    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    assert not list(photos.glob(".*"))
+
+
+def test_an_address_of_ipv6_is_served(index):
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    page = build_page(index, None)
+    address = serve(page, "::1", free_port(), None)
+    assert address.startswith("http://[::1]:")
+    assert httpx.get(f"{address}config").json()["title"] == "DigitDoodle"
+    page.close()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_proxy_between_the_machine_and_itself_is_named(index, monkeypatch, answers):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(502)
+
+    proxy = HTTPServer(("127.0.0.1", 0), Handler)
+    if answers:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    else:
+        proxy.server_close()
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    page = build_page(index, None)
+    with pytest.raises(UserError, match=r"by way of the proxy .*: set the variable no_proxy=127\.0\.0\.1$"):
+        serve(page, "127.0.0.1", free_port(), None)
+    page.close()
+    if answers:
+        proxy.shutdown()
 
 
 def test_the_command_serves_until_ctrl_c(collection, index):
