@@ -57,7 +57,7 @@ class CorrectionsDataModule(ImageDataModule):
         in_channels: int,
         replay: ImageDataModule,
         normalizer: dict[str, Any] | None = None,
-        replayed: int = 2_000,
+        replayed: int = 4_000,
         repeats: int = 10,
         batch_size: int = 128,
         augmentation: BaseAugmentation | None = Augmentation(),

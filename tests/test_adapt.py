@@ -21,7 +21,7 @@ from tests.test_cli import assert_same_weights, best, fail, run
 
 CONFIG = str(REPOSITORY / "configs" / "adapt.yaml")
 # The recipe at a size for tests: as many steps, of fewer images.
-ADAPT = ["fit", "--config", CONFIG, "--data.root", "corrections", "--data.replayed", "400", "--data.batch_size", "24"]
+ADAPT = ["fit", "--config", CONFIG, "--data.root", "corrections", "--data.replayed", "400", "--data.batch_size", "16"]
 TWO = "2_digits"
 
 
@@ -77,7 +77,7 @@ def test_a_network_learns_what_it_is_corrected_in_and_keeps_what_it_knew(adapted
     assert now.normalizer == known.normalizer
     assert now.recipe.label_smoothing == known.recipe.label_smoothing
     assert Run(adapted).summary["val_accuracy"] >= Run(base).summary["val_accuracy"]
-    assert Run(adapted).summary["best_epoch"] == Run(adapted).summary["epochs"] == 3
+    assert Run(adapted).summary["best_epoch"] == Run(adapted).summary["epochs"] == 2
 
 
 @pytest.mark.slow
@@ -107,13 +107,13 @@ def test_an_adapted_network_can_be_adapted_exported_and_scored_though_more_pictu
 
 @pytest.mark.slow
 def test_an_adaptation_that_is_killed_goes_on_to_the_same_weights(adapted, base, capsys):
-    kill = ["--trainer.callbacks+", "tests.test_processes.Kill", "--trainer.callbacks.epoch", "2"]
+    kill = ["--trainer.callbacks+", "tests.test_processes.Kill", "--trainer.callbacks.epoch", "1"]
     process = start(*ADAPT, "--ckpt_path", best(base), "--name", "killed", *kill)
     _, err = process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL, err
     last = Path("runs/killed/version_0/checkpoints/last.ckpt")
     config = last.parents[1] / "config.yaml"
-    config.write_text(config.read_text().replace("epoch: 2\n", "epoch: 99\n"))
+    config.write_text(config.read_text().replace("epoch: 1\n", "epoch: 99\n"))
     run(capsys, "fit", "--ckpt_path", str(last), "--name", "resumed")
     assert_same_weights(adapted / "checkpoints" / "last.ckpt", Path("runs/resumed/version_0/checkpoints/last.ckpt"))
 
