@@ -66,9 +66,9 @@ def load_images(
     Raises:
         UserError: The cache can't be written (disk full, no permission); nothing is left of it then.
     """
-    fingerprint = _fingerprint(root, paths)
     key = digest(f"{root.resolve()}\0{size}\0{channels}".encode("utf-8", "surrogateescape")).hex()
     cache = cache_dir / f"{root.resolve().name[:40]}-{size}px-{key[:12]}.cache"
+    fingerprint = _fingerprint(root, paths)
     # NumPy raises nearly anything on a damaged header; whatever is wrong with a cache, it is built anew.
     with contextlib.suppress(Exception):
         found = _read(cache, fingerprint, len(paths), max_ram_share)

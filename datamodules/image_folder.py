@@ -26,7 +26,7 @@ from datamodules.images import (
     passed_over,
     read_image,
 )
-from datamodules.layout import check_layout, subset_folders
+from datamodules.layout import subset_folders
 
 LOOK = 256  # pixels of a side of the images by which a collection is judged
 
@@ -101,8 +101,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"on_unreadable must be error or skip, got {on_unreadable!r}")
         self._looks_for_colour = in_channels is None
         self.root = Path(root)
-        check_layout(self.root)
-        subsets = subset_folders(self.root)
+        subsets = subset_folders(self.root, strict=True)
         self.train_root = subsets.get("train", self.root)
         self.val_root = subsets.get("val") if val_root is None else Path(val_root)
         self.test_root = subsets.get("test") if test_root is None else Path(test_root)

@@ -39,12 +39,22 @@ def import_modules(args: list[str], class_options: tuple[str, ...] = ()) -> list
             continue
         if others and others[-1] in class_options:
             option, value = others[-1], arg
-        if option in class_options and not value.startswith(OURS):
-            module = value.rpartition(".")[0]
-            if all(part.isidentifier() for part in module.split(".")) and not Path(value).exists():
-                _import(module, f"{option} {value}")
+        if option in class_options:
+            import_module_of(value, option)
         others.append(arg)
     return others
+
+
+def import_module_of(value: str, option: str) -> None:
+    """Import the module of a class of the user's own, where an option's value is such: ``mynet.MLP``.
+
+    Raises:
+        UserError: There is no such module.
+    """
+    module = value.rpartition(".")[0]
+    named = not value.startswith(OURS) and all(part.isidentifier() for part in module.split("."))
+    if named and not Path(value).exists():
+        _import(module, f"{option} {value}")
 
 
 def class_path(cls: type) -> str:

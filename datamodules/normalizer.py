@@ -214,11 +214,9 @@ class DigitNormalizer:
         local = ndimage.uniform_filter(ndimage.maximum_filter(part, reach), reach)
         part = np.where(part > 0, part / np.maximum(local, 1e-6), 0).astype(np.float32)
         shape = (round(part.shape[1] * zoom), round(part.shape[0] * zoom))
-        for reach in (1, 2 * math.ceil(0.5 / zoom) + 1):  # strokes too thin for the canvas are widened
-            wide = Image.fromarray(ndimage.maximum_filter(part, reach))
-            canvas = np.asarray(wide.resize(shape, Image.Resampling.BICUBIC)) > 0.5
-            if canvas.sum() > 0.5 * mask.sum() * zoom**2:
-                break
+        canvas = _shrink(part, shape)
+        if canvas.sum() < 0.5 * mask.sum() * zoom**2:  # strokes too thin for the canvas are widened
+            canvas = _shrink(ndimage.maximum_filter(part, 2 * math.ceil(0.5 / zoom) + 1), shape)
         inside = ndimage.distance_transform_edt(canvas)
         distance = np.where(canvas, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~canvas))
         # Wider by d on each side, a stroke of width t in a box of length l becomes t + 2d in l + 2d.
@@ -298,6 +296,11 @@ def max_side(normalizer: DigitNormalizer | None) -> int | None:
 def as_grey(pixels: Pixels) -> Pixels:
     """(1 or 3, H, W), uint8 -> (H, W), uint8: ITU-R 601-2 luma."""
     return pixels[0] if len(pixels) == 1 else np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
+
+
+def _shrink(part: Map, size: tuple[int, int]) -> Mask:
+    """Where there is ink, (H, W), in [0, 1], on a canvas of another width and height."""
+    return np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BICUBIC)) > 0.5
 
 
 def _width(inside: npt.NDArray[np.float64]) -> float:

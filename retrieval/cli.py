@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules.commands import add_import_option, run_command
 from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
-from datamodules.imports import import_modules
+from datamodules.imports import import_module_of
 from datamodules.text import as_table, printable
 from datamodules.writing import check_output, write_csv
 from lightning_modules.embedded import EMBEDDED, READER
@@ -292,7 +292,7 @@ def _open(options: argparse.Namespace, folder: Path, group: "ProcessGroup | None
 def _import_encoder(name: str) -> None:
     """Import the module of an encoder that is named by its class."""
     try:
-        import_modules(["--encoder", name], class_options=("--encoder",))
+        import_module_of(name, "--encoder")
     except UserError as error:
         module = name.rpartition(".")[0]
         raise UserError(

@@ -194,10 +194,9 @@ class Updater:
                 )
             except OSError:
                 same = False
-            failed = record is not None and record.error is not None
-            if record is not None and failed and self._read(name, plan)[0] == record:
+            if record is not None and record.error is not None and self._read(name, plan)[0] == record:
                 plan.result.errors.append(self._said_of(record))  # it still can't be read
-            elif record is None or failed or not same or self.verify:
+            elif record is None or record.error is not None or not same or self.verify:
                 plan.changed[name] = record
                 if record is not None and store.keeps_replaced:  # by another file, where files were renamed in turn
                     plan.remember(record)

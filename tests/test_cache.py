@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -131,6 +132,21 @@ def test_a_file_that_could_not_be_read_is_tried_again(digits, load):
     broken.write_bytes(whole)
     os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert load().errors == {}
+
+
+def test_a_cache_that_another_run_replaces_at_once_is_a_clear_error(load, digits, tmp_path, monkeypatch):
+    original = cache_module.atomic_write
+
+    @contextlib.contextmanager
+    def write_and_lose(path):
+        with original(path) as file:
+            yield file
+        monkeypatch.setattr(cache_module, "atomic_write", original)
+        load_images(digits, find_images(digits)[:5], 20, 1, tmp_path / "cache", 1.0)  # of fewer classes
+
+    monkeypatch.setattr(cache_module, "atomic_write", write_and_lose)
+    with pytest.raises(UserError, match=r"another run has just decoded other images of .*digits: start again"):
+        load()
 
 
 def test_several_processes_may_build_it_at_once(digits, tmp_path):

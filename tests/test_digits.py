@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from datamodules import DigitsDataModule, OptDigitsDataModule, SemeionDataModule, UserError, strokes
 from datamodules.dataset import OUTLIER, Collection
+from datamodules.splits import split
 from tests.test_datamodules import mnist, set_up  # noqa: F401 - a fixture
 
 PENS = np.array([0.08, 0.12])
@@ -143,4 +144,13 @@ def test_as_few_may_be_drawn_as_anyone_wants(count):
 
 def test_what_is_replayed_is_split_as_the_digits_are():
     replayed = DigitsDataModule(split_seed=7, val_fraction=0.1).to_replay
-    assert (replayed.split_seed, replayed.val_fraction) == (7, 0.1)
+    generator, count = np.random.default_rng(0), 20_000
+    digests = generator.integers(0, 256, (count, 16), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    others = np.arange(count - 2_000, count)  # of which there are copies, as of Semeion's
+    every = np.concatenate([np.arange(count), *[others] * 5])
+    here = split(labels[every], digests[every], 0.1, 7)[:count]
+    there = split(labels[:-2_000], digests[:-2_000], replayed.val_fraction, replayed.split_seed)
+    assert replayed.val_fraction < 0.1
+    assert there.sum() == pytest.approx(18_000 / 15, abs=10)
+    assert here[:-2_000][there].all()

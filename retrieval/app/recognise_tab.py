@@ -74,8 +74,8 @@ def recognise_tab(recogniser: Recogniser, corrections: Corrections | None = None
             result = None if path is None else recogniser.recognise(recogniser.read(path))
         except UserError as error:
             return None, None, [], gr.Textbox(sentence(error), visible=True), *unasked
-        why = "" if path is None else refusal(0, 0.0) if result is None else result.refusal
-        said = " ".join(filter(None, (why and f"Not a digit: {why}.", recogniser.note)))
+        why = "" if path is None else result.refusal if result else refusal(digits=0, familiarity=0)
+        said = " ".join(filter(None, (f"Not a digit: {why}." if why else "", recogniser.note)))
         told = gr.Textbox(said, visible=bool(said))
         if result is None:
             return None, None, [], told, *unasked

@@ -43,16 +43,12 @@ class Guard:
         app: What is guarded.
         hosts: Names that it may be asked under; empty allows all.
         limit: POSTs that one address may make.
-        logins: Those of them with which it may log in.
     """
 
-    def __init__(
-        self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem, logins: RateLimitItem = MAX_LOGINS
-    ) -> None:
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], limit: RateLimitItem) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
         self._limit = limit
-        self._logins = logins
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +93,7 @@ class Guard:
             return None
         if not await self._limiter.hit(self._limit, client):
             return PlainTextResponse("too many requests: wait a moment", 429)
-        if _is_login(scope) and not await self._limiter.hit(self._logins, "login", client):
+        if _is_login(scope) and not await self._limiter.hit(MAX_LOGINS, "login", client):
             return PlainTextResponse("too many attempts to log in: wait a minute", 429)
         return None
 
