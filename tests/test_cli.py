@@ -259,10 +259,12 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_the_earlier_one(workplace, c
     assert summaries[1]["checkpoint"].startswith("runs/custom_cnn/version_1/")
 
 
-def test_a_run_that_goes_on_from_its_best_checkpoint_is_calibrated_anew(trained, capsys):
-    fitted = torch.load(best(trained), weights_only=True)["state_dict"]["calibration.limit"]
-    assert fitted > -1e38
-    run(capsys, "fit", "--config", TINY, "--ckpt_path", best(trained), "--name", "more")
+def test_a_run_that_goes_on_from_its_best_checkpoint_is_calibrated_anew(workplace, capsys):
+    fit = ("fit", "--config", TINY, "--model.recipe.schedule", "constant")
+    run(capsys, *fit, "--trainer.max_epochs", "2")
+    before = best(workplace / "runs" / "custom_cnn" / "version_0")
+    assert torch.load(before, weights_only=True)["state_dict"]["calibration.limit"] > -1e38
+    run(capsys, *fit, "--trainer.max_epochs", "4", "--ckpt_path", before, "--name", "more")
     last = torch.load("runs/more/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert last["calibration.limit"] < -1e38  # without effect
     assert last["calibration.temperature"] == 1
