@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
 from datamodules.ink import FAINT, SIDE, Map, Parts, Pixels, find_ink, peak_of, read_pixels, without_lines
 
@@ -192,6 +192,12 @@ def _cut(ink: Map, signs: list[_Sign], slope: float, height: int, scale: float, 
         image = image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, slope, 1, -slope * (middle - x0 + reach)))
     x, y = left - side - x0 + reach, top - y0 + reach
     window = (max(x, 0), max(y, 0), min(x + width * zoom, image.width), min(y + bottom - top, image.height))
-    pixels: npt.NDArray[np.uint8] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=window))
+
+    def shrink(whole: Image.Image) -> Pixels:
+        return np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR, box=window))
+
+    pixels = shrink(image)
+    if pixels.max() < 128:  # strokes so thin that they fade are widened
+        pixels = shrink(Image.fromarray(ndimage.maximum_filter(np.asarray(image), 2 * math.ceil(zoom / 2) + 1)))
     edges = (math.floor(left * scale), math.floor((top + margin) * scale), math.ceil(right * scale))
     return Line(pixels, (*edges, math.ceil((bottom - margin) * scale)), row)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from datamodules.lines import crop_line, find_lines
 from tests.conftest import draw_photo
@@ -87,6 +87,17 @@ def test_nothing_is_found_on_ruled_paper_that_is_blank():
     ruled = sheet([], ruled=True)
     assert find_lines(ruled, 32) == []
     assert crop_line(ruled, 32).max() == 0
+
+
+@pytest.mark.parametrize("pen", [1, 2, 3])
+def test_a_hairline_on_a_large_canvas_does_not_fade(pen):
+    image = Image.new("L", (900, 900), 255)
+    points = [(250 + 400 * x, 150 + 400 * y) for x, y in STROKES[2][0]]
+    ImageDraw.Draw(image).line(points, fill=0, width=pen)
+    (line,) = find_lines(image, 32)
+    assert line.pixels.max() > 150
+    assert 0.05 < (line.pixels > 100).mean() < 0.5
+    assert crop_line(image, 32).max() > 150
 
 
 @pytest.mark.parametrize("size", [(1000, 5), (5, 1000), (200, 1), (1, 200), (3000, 10), (113, 112)])
