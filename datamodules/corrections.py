@@ -40,7 +40,8 @@ class CorrectionsDataModule(ImageDataModule):
         replay: The images that the network was trained on, or others of the same form and classes.
         normalizer: State of the ``DigitNormalizer`` that belongs to the network; null resizes pictures, no more.
         replayed: How many images are replayed in an epoch, of each class its share: some of them, or all several times,
-            each time augmented anew. No more than so many are validated.
+            each time augmented anew. No more than half as many are validated, the first in the order of the split: of
+            those it is sure that a network which had other images beside them was not trained on them.
         repeats: How often a picture is trained on in an epoch, each time augmented anew.
         batch_size: Images a step and process.
         augmentation: How training images are varied; null leaves them as they are.
@@ -109,7 +110,7 @@ class CorrectionsDataModule(ImageDataModule):
         assert train is not None
         assert val is not None
         known, (paths, labels) = train.collection, self._find()
-        validated, trained = self._some(val), self._some(train)
+        validated, trained = self._some(val, self.replayed // 2), self._some(train, self.replayed)
         rows = np.concatenate([validated, trained])
         self._pictures = len(paths)
         pixels = np.concatenate([known.pixels[rows], self._see(paths)])
@@ -118,12 +119,12 @@ class CorrectionsDataModule(ImageDataModule):
         labels = np.concatenate([known.labels[rows], labels])
         return Collection(pixels, labels, pixel_digests(pixels), names, in_validation)
 
-    def _some(self, images: ImageDataset) -> Rows:
-        """Rows of the collection of as many images as are replayed, of each class its share."""
-        if len(images) <= self.replayed:
+    def _some(self, images: ImageDataset, count: int) -> Rows:
+        """Rows of the collection of so many images, of each class its share, the first in the order of the split."""
+        if len(images) <= count:
             return images.rows
         digests = images.collection.digests[images.rows]
-        return images.rows[split(images.labels, digests, self.replayed / len(images), self.replay.split_seed)]
+        return images.rows[split(images.labels, digests, count / len(images), self.replay.split_seed)]
 
     def _find(self) -> tuple[list[Path], Rows]:
         """The pictures and their labels."""
