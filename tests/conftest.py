@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where these run as a shell's background job
+
 # The page's tests need packages that the others do without: `uv run --group browser pytest -m browser`.
 collect_ignore = [] if find_spec("gradio") and find_spec("playwright") else ["browser"]
 
