@@ -1,9 +1,11 @@
 """Configs and options, as they are meant: class names as text, and names that options had earlier."""
 
+import contextlib
 import json
 import re
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,7 +28,8 @@ def read_configs_as_meant() -> None:
 def as_meant(args: list[str]) -> list[str]:
     """The arguments of a command, as they are meant."""
     meant = []
-    own_network = any("." in value for option, value in pairwise(args) if option == "--model")
+    network = named_class("model", args)
+    own_network = "." in network and not is_ours(network)
     for place, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if equals and CLASSES_OPTION.fullmatch(option):
@@ -42,6 +45,21 @@ def as_meant(args: list[str]) -> list[str]:
 def as_yaml(value: Any) -> str:
     """JSON that YAML reads alike: it knows a sign beyond U+FFFF by one escape, where JSON has two."""
     return re.sub("[^ -~]", lambda sign: f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False))
+
+
+def named_class(part: str, args: list[str]) -> str:
+    """The ``model`` or ``data`` that a command line names, by its option or in a config; empty where it names none."""
+    named = ""
+    for option, value in pairwise(piece for arg in args for piece in arg.split("=", 1)):
+        if option == f"--{part}":
+            named = value
+        elif option in ("--config", "-c"):
+            with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser says what is wrong
+                config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                given = config.get(part) if isinstance(config, dict) else None
+                given = given.get("class_path") if isinstance(given, dict) else given
+                named = given if isinstance(given, str) else named
+    return named
 
 
 def _quote_option(value: str) -> str:

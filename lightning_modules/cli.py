@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -32,9 +32,10 @@ from datamodules.imports import HELP, import_modules
 from datamodules.normalizer import DigitNormalizer
 from datamodules.text import as_table, printable
 from lightning_modules.arguments import as_meant, read_configs_as_meant
-from lightning_modules.callbacks.best_checkpoint import BestCheckpoint, Monitor
+from lightning_modules.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, Monitor
 from lightning_modules.callbacks.early_stopping import EarlyStopping
 from lightning_modules.callbacks.interrupt import InterruptBetweenBatches, signals_kept
+from lightning_modules.callbacks.plateau import PlateauSchedules
 from lightning_modules.callbacks.report import RunReport
 from lightning_modules.callbacks.teachers import Teachers
 from lightning_modules.checkpoint import known_class
@@ -164,8 +165,8 @@ class DigitDoodleCLI(LightningCLI):
             "--monitor",
             type=Monitor,
             default="val_accuracy",
-            help="What the best checkpoint is chosen by; the objective is the loss that is trained on, with smoothing; "
-            "epoch takes the last one.",
+            help="What the best checkpoint is chosen by; the objective is the loss with label smoothing, without class "
+            "weights and teachers; epoch takes the last one.",
         )
         parser.add_argument(
             "--tune",
@@ -185,7 +186,6 @@ class DigitDoodleCLI(LightningCLI):
         parser.set_defaults(
             {
                 "early_stopping.monitor": "val_accuracy",
-                "early_stopping.mode": "max",
                 "early_stopping.patience": 10,
                 "early_stopping.strict": False,  # epochs may go without validation; RunReport finds a wrong monitor
             }
@@ -286,10 +286,17 @@ class DigitDoodleCLI(LightningCLI):
         callbacks = config["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         try:
-            return self._trainer(config, callbacks, kwargs)
-        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+            trainer = self._trainer(config, callbacks, kwargs)
+            check_processes(trainer)
+        except UserError:
             self._discard()
+            raise
+        except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
+            self._discard()
+            if isinstance(error, RuntimeError) and "stateful callback" not in str(error):  # two of one kind
+                raise
             raise UserError(f"trainer: {error}") from error
+        return trainer
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
         kwargs["use_distributed_sampler"] = False  # the datamodules share the images out
@@ -312,11 +319,9 @@ class DigitDoodleCLI(LightningCLI):
         if config["logger"] in (None, True):
             kwargs["logger"] = run.loggers()
         if config["enable_checkpointing"] is not False:
-            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-            last.dirpath = str(run.checkpoints)
             best = BestCheckpoint(self.config[self.subcommand].monitor, run.checkpoints)
-            callbacks = [*callbacks, best, last]
-        callbacks = [*callbacks, *self.callbacks, self.report, interrupt]
+            callbacks = [*callbacks, best, LastCheckpoint(run.checkpoints)]
+        callbacks = [*callbacks, *self.callbacks, PlateauSchedules(), self.report, interrupt]
         if config["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="epoch"))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -334,12 +339,11 @@ class DigitDoodleCLI(LightningCLI):
         """
         if not _is_first() and SERIES in os.environ:
             return Path(os.environ[SERIES])
-        for environment in (TorchElasticEnvironment, SLURMEnvironment):
-            if environment.detect() and environment().world_size() > 1:
-                raise UserError(
-                    f"{several}: processes that were started together can't agree on a new folder; start fit alone: it "
-                    "starts --trainer.devices N itself"
-                )
+        if _started_together() > 1:
+            raise UserError(
+                f"{several}: processes that were started together can't agree on a new folder; start fit alone: it "
+                "starts --trainer.devices N itself"
+            )
         folder = self._create_run(network).folder
         os.environ[SERIES] = str(folder.absolute())
         return folder
@@ -487,6 +491,8 @@ class SaveConfig(SaveConfigCallback):
             if isinstance(callback, RunReport):
                 callback.run.folder.mkdir(parents=True, exist_ok=True)
                 config = without_enums(self.config)
+                if config.get("ckpt_path") == str(callback.run.last):  # what it goes on from: it repeats from nothing
+                    config.ckpt_path = None
                 self.parser.save(config, callback.run.config, skip_none=False, overwrite=True)
 
 
@@ -522,6 +528,20 @@ def check_one_process(trainer: Trainer, what: str) -> None:
     """
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
         raise UserError(f"{what} works in one process on one device: add --trainer.devices 1")
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Refuse a Trainer that doesn't know of all processes: each would train by itself, in the same folder.
+
+    Raises:
+        UserError: ``torchrun`` or SLURM has started others than the Trainer's.
+    """
+    started, known = _started_together(), trainer.num_devices * trainer.num_nodes
+    if started > 1 and started != known:
+        raise UserError(
+            f"{started} processes were started together, but --trainer.devices and --trainer.num_nodes make {known}: "
+            "give their numbers, with --trainer.strategy ddp"
+        )
 
 
 def check_optimizer(config: Any) -> None:
@@ -562,6 +582,12 @@ def keep_integers(parser: LightningArgumentParser) -> None:
     for action in parser._actions:
         if vars(action).get("_typehint") == int | float | None:
             vars(action)["_typehint"] = int | float | None
+
+
+def _started_together() -> int:
+    """How many processes ``torchrun`` or SLURM has started with this one, and this one."""
+    environments = (TorchElasticEnvironment, SLURMEnvironment)
+    return max((environment().world_size() for environment in environments if environment.detect()), default=1)
 
 
 def _is_first() -> bool:

@@ -1,12 +1,9 @@
 """What a command line starts from: the default classes, and what a checkpoint says of its network and data."""
 
-import contextlib
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import LightningDataModule
 
 from datamodules.base import ImageDataModule
@@ -15,7 +12,7 @@ from datamodules.errors import UserError
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.imports import class_path
 from datamodules.optdigits import OptDigitsDataModule
-from lightning_modules.arguments import as_yaml
+from lightning_modules.arguments import as_yaml, named_class
 from lightning_modules.checkpoint import known_class, read_checkpoint, read_export
 from lightning_modules.classifier import Classifier
 from lightning_modules.embedded import EMBEDDED
@@ -41,11 +38,12 @@ def with_first_configs(args: list[str]) -> list[str]:
     # As defaults of the parser they would leave their settings behind when the user chooses another class.
     defaults = ["--config", json.dumps({"model": class_path(CustomCNN), "data": class_path(OptDigitsDataModule)})]
     path = _value_of("--ckpt_path", args)
+    path = None if path == "null" else path  # as YAML has it, against one in a config
     own = any(_value_of(option, args) is not None for option in ("--model", "--config", "-c"))
     if args[0] == "predict" and path is None and not own:
         path = str(EMBEDDED)
         args = [*args, "--ckpt_path", path]
-    if args[0] == "fit" and _named_data(args).rpartition(".")[2] == CorrectionsDataModule.__name__:
+    if args[0] == "fit" and named_class("data", args).rpartition(".")[2] == CorrectionsDataModule.__name__:
         base = as_yaml(_adapted(Path(path or EMBEDDED)))
         return [args[0], *defaults, "--config", base, *args[1:], "--ckpt_path", "null"]
     if path is None:
@@ -115,21 +113,6 @@ def _adapted(path: Path) -> dict[str, Any]:
         "model": {"class_path": described["model_class"], "init_args": {**own, "weights": str(path)}},
         "data": {"class_path": class_path(CorrectionsDataModule), "init_args": seen},
     }
-
-
-def _named_data(args: list[str]) -> str:
-    """The datamodule that a command line names, by ``--data`` or in a config; empty where it names none."""
-    named = ""
-    for option, value in pairwise(part for arg in args for part in arg.split("=", 1)):
-        if option == "--data":
-            named = value
-        elif option in ("--config", "-c"):
-            with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser says what is wrong
-                config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-                data = config.get("data") if isinstance(config, dict) else None
-                data = data.get("class_path") if isinstance(data, dict) else data
-                named = data if isinstance(data, str) else named
-    return named
 
 
 def _value_of(option: str, args: list[str]) -> str | None:

@@ -361,11 +361,10 @@ class Network(LightningModule):
             if self.optimizer_init is not None:
                 return
             steps = self.planned_steps()
-            if self.recipe.schedule == "one_cycle" and planned != [steps]:
+            if planned and self.recipe.schedule == "one_cycle" and planned != [steps]:  # a subclass may have none
                 raise UserError(
-                    f"the checkpoint is on the way along a one-cycle schedule of {planned[0] if planned else 0} "
-                    f"steps, but this run has {steps}: resume with the same --trainer.max_epochs and batches, "
-                    "or start a new run"
+                    f"the checkpoint is on the way along a one-cycle schedule of {planned[0]} steps, but this run has "
+                    f"{steps}: resume with the same --trainer.max_epochs and batches, or start a new run"
                 )
 
 

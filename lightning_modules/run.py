@@ -1,6 +1,7 @@
 """The folder that a run leaves behind."""
 
 import contextlib
+import csv
 import itertools
 import json
 import shutil
@@ -34,6 +35,7 @@ class Run:
         self.config = folder / "config.yaml"
         self.split = folder / "split.csv"
         self.summary_file = folder / "summary.json"
+        self.metrics = folder / "metrics.csv"
         self.checkpoints = folder / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
@@ -84,15 +86,21 @@ class Run:
 
     def discard(self) -> None:
         """Remove the folder, unless there is a checkpoint in it, and those above it that are empty then."""
-        if self.checkpoints.exists():
-            return
-        shutil.rmtree(self.folder)
-        for parent in self.folder.parents[:2]:
+        if not self.checkpoints.exists():
+            shutil.rmtree(self.folder)
+            self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove the folder and the two above it, as far as they are empty."""
+        for folder in (self.folder, *self.folder.parents[:2]):
             with contextlib.suppress(OSError):  # other runs are in it
-                parent.rmdir()
+                folder.rmdir()
 
     def loggers(self) -> list[Logger]:
-        """Those that write the metrics into the folder: as CSV, and for TensorBoard."""
+        """Those that write the metrics into the folder: as CSV, and for TensorBoard.
+
+        In a run that goes on from its last checkpoint, those up to there stay.
+        """
         # TensorBoard's own switch: or else it imports TensorFlow where that is installed, which takes seconds.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         kind, _, number = self.folder.name.rpartition("_")
@@ -101,7 +109,19 @@ class Run:
             "name": self.folder.parent.name,
             "version": int(number) if kind == "version" else self.folder.name,
         }
-        return [CSVLogger(**where), TensorBoardLogger(**where)]
+        earlier, logger = self._metrics_until_last(), CSVLogger(**where)
+        if earlier:
+            logger.experiment.metrics = earlier  # its file is removed by now
+            logger.save()
+        return [logger, TensorBoardLogger(**where)]
+
+    def _metrics_until_last(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.csv`` up to the last checkpoint."""
+        if not self.metrics.exists() or self.last_checkpoint() is None:
+            return []
+        steps = read_checkpoint(self.last)["global_step"]
+        with self.metrics.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if int(row["step"]) < steps]
 
     @property
     def name(self) -> str:

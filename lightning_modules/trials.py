@@ -155,10 +155,8 @@ class Sweep:
             rows = sorted(finished, key=self.number)
             write_csv(self.table, [self.columns(), *(self.row(trial) for trial in rows)])
             if finished and finished[0].state == TrialState.COMPLETE:
-                settings = yaml.safe_load(self.run(finished[0]).config.read_text(encoding="utf-8"))
-                settings["ckpt_path"] = None  # of a trial that went on after an interruption
                 with atomic_write(self.best, "w", encoding="utf-8") as file:
-                    yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
+                    file.write(self.run(finished[0]).config.read_text(encoding="utf-8"))
 
     def columns(self) -> list[str]:
         """The header of ``trials.csv``."""
@@ -172,12 +170,17 @@ class Sweep:
         return [self.run(trial).folder.name, state, trial.value, *parameters, attributes.get(SECONDS)]
 
     def discard(self) -> None:
-        """Remove the folder, unless a trial is done, is another process's, or has a checkpoint."""
+        """Remove what the sweep made, unless a trial is done, is another process's, or has a checkpoint."""
         with self._alone():
             self._take_over()
             others = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
             if not others and not any(self.folder.glob("trial_*/checkpoints")):
-                Run(self.folder).discard()
+                for trial in self.folder.glob("trial_*"):
+                    shutil.rmtree(trial)
+                for pattern in ("sweep.*", "trials.csv", "best.yaml", ".*.lock"):
+                    for file in self.folder.glob(pattern):
+                        file.unlink()
+                Run(self.folder).remove_empty()  # it may be that of other runs
 
     def _alone(self) -> FileLock:
         """What one process at a time has."""

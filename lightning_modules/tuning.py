@@ -110,12 +110,11 @@ def find_learning_rate(trainer: Trainer, model: Network, data: LightningDataModu
         UserError: The loss falls at no learning rate.
     """
     ratios = [group["lr"] / model.recipe.learning_rate for group in model.parameter_groups()]
-    if model.optimizer_init is not None:  # which has one group
-        ratios = [1.0]
 
     def keep_ratios(optimizer: Optimizer, *_: Any) -> None:
-        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-            group["lr"] *= ratio  # for this step: the next rate is set anew
+        if len(optimizer.param_groups) == len(ratios):  # or else it isn't the recipe's
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                group["lr"] *= ratio  # for this step: the next rate is set anew
 
     model.may_diverge = True
     handle = register_optimizer_step_pre_hook(keep_ratios)

@@ -17,6 +17,7 @@ import pytest
 import tensorboard.compat
 import torch
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -621,10 +622,73 @@ def test_a_resumed_run_has_the_patience_that_it_is_given(workplace, capsys):
     assert summary["epochs"] == 3
 
 
+@pytest.mark.parametrize(("monitor", "epochs"), [("val_loss", 3), ("val_accuracy", 2), ("train_accuracy", 3)])
+def test_early_stopping_knows_whether_its_metric_should_rise_or_fall(workplace, capsys, monitor, epochs):
+    options = [
+        "--early_stopping.monitor",
+        monitor,
+        "--early_stopping.patience",
+        "1",
+        "--model.recipe.schedule",
+        "constant",
+    ]
+    run(capsys, "fit", "--config", TINY, *options, "--trainer.callbacks", "tests.test_cli.Improve")
+    assert Run(Path("runs/custom_cnn/version_0")).summary["epochs"] == epochs
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 3)])
+def test_a_run_that_had_stopped_early_stops_at_once_when_it_is_resumed(workplace, capsys, caplog, patience, epochs):
+    plateau = ["--model.recipe.schedule", "constant", "--early_stopping.min_delta", "1"]
+    run(capsys, "fit", "--config", TINY, *plateau, "--early_stopping.patience", "1", "--trainer.max_epochs", "9")
+    last = "runs/custom_cnn/version_0/checkpoints/last.ckpt"
+    run(capsys, "fit", "--ckpt_path", last, "--early_stopping.patience", str(patience))
+    assert Run(Path("runs/custom_cnn/version_1")).summary["epochs"] == epochs
+    assert ("val_accuracy was no better for 1 epochs" in caplog.text) == (patience == 1)
+
+
+def test_every_epoch_is_kept_where_the_user_adds_a_checkpoint_callback(workplace, capsys):
+    keep = ["--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.save_top_k", "-1"]
+    run(capsys, "fit", "--config", TINY, *keep, "--trainer.callbacks.filename", "{epoch}")
+    kept = sorted(path.name for path in Path("runs/custom_cnn/version_0/checkpoints").iterdir())
+    assert kept == ["best.ckpt", "epoch=0.ckpt", "epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"]
+    twice = [*keep, "--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.save_top_k", "-1"]
+    assert "more than one stateful callback of type `ModelCheckpoint`" in fail(capsys, "fit", "--config", TINY, *twice)
+    assert not Path("runs/custom_cnn/version_1").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--trainer.strategy", "ddp"), ("--trainer.devices", "3")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_the_trainer_does_not_know_of_are_refused(workplace, capsys, monkeypatch, rank, options):
+    together = {"WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 2}
+    for name, value in {**together, "TORCHELASTIC_RUN_ID": "one"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(rank_zero_only, "rank", rank)  # Lightning sets it, for good
+    message = fail(capsys, "fit", "--config", TINY, *options)
+    assert "2 processes were started together, but --trainer.devices and --trainer.num_nodes make" in message
+    assert not Path("runs").exists()
+
+
+def test_the_settings_of_a_resumed_run_start_anew_with_ckpt_path_null(trained, capsys):
+    last = str(trained / "checkpoints" / "last.ckpt")
+    run(capsys, "fit", "--ckpt_path", last, "--name", "resumed")
+    config = "runs/resumed/version_0/config.yaml"
+    assert yaml.safe_load(Path(config).read_text())["ckpt_path"] == last
+    run(capsys, "fit", "--config", config, "--ckpt_path", "null", "--name", "anew")
+    assert_same_weights(last, "runs/anew/version_0/checkpoints/last.ckpt")
+
+
 def test_a_run_that_diverges_says_when_and_leaves_nothing_that_is_no_good(workplace, capsys):
     message = fail(capsys, "fit", "--config", TINY, "--model.recipe.learning_rate", "1e30")
     assert re.search(r"training has diverged: .* is (nan|inf) .*of epoch 1", message)
     assert not (workplace / "runs").exists()
+
+
+class Improve(Callback):
+    """Lets the losses fall and the training accuracy rise from epoch to epoch, and the validation accuracy stay."""
+
+    def on_validation_end(self, trainer, pl_module):
+        values = {"val_loss": -trainer.current_epoch, "val_accuracy": 0, "train_accuracy": trainer.current_epoch}
+        trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in values.items()})
 
 
 class Blow(Callback):

@@ -193,6 +193,14 @@ def test_every_exported_form_agrees_with_the_network(exported, workplace, capsys
     assert status == 1
     assert "DigitDoodleNet: holds something that is not an export" in err
     assert (workplace / "DigitDoodleNet" / "notes.txt").exists()
+    foreign = workplace / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "vit"}')  # a model of some other package
+    (foreign / "model.safetensors").write_text("theirs")
+    status, _, err = command(capsys, export, FIRST, "foreign")
+    assert status == 1
+    assert "foreign: holds something that is not an export" in err
+    assert (foreign / "model.safetensors").read_text() == "theirs"
     assert not list(workplace.glob(".DigitDoodleNet*"))
 
 

@@ -36,6 +36,11 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+def metrics(folder, fold):
+    with (folder / f"fold_{fold}" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def last(folder, fold):
     return folder / f"fold_{fold}" / "checkpoints" / "last.ckpt"
 
@@ -110,6 +115,9 @@ def test_folds_that_are_killed_go_on_where_they_were(whole, workplace, capsys):
     assert (folder / "folds.csv").read_text().startswith(kept[1])
     for fold in (1, 2, 3):
         assert_same_weights(last(folder, fold), last(whole, fold))
+        assert metrics(folder, fold) == metrics(whole, fold)
+        # It repeats the fold from nothing, not from where it went on.
+        assert yaml.safe_load((folder / f"fold_{fold}" / "config.yaml").read_text())["ckpt_path"] is None
     results = [[row[name] for name in row if name != "seconds"] for row in table(folder)]
     assert results == [[row[name] for name in row if name != "seconds"] for row in table(whole)]
     accuracies = [float(row["val_accuracy"]) for row in table(folder)]

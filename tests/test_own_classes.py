@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.dataset import Batch
 from lightning_modules.networks import CustomCNN
+from lightning_modules.recipe import Recipe
 from tests.conftest import TINY
 from tests.test_cli import assert_same_weights, best, fail, run
 
@@ -24,6 +25,8 @@ OPTIMIZERS = {
         "val_loss",
         "--lr_scheduler.patience",
         "0",
+        "--lr_scheduler.threshold",
+        "1",  # no epoch is better than the first: the rate falls after each
     ],
 }
 
@@ -174,3 +177,35 @@ class Odd(CustomCNN):
 def test_a_network_whose_arguments_are_not_plain_is_refused_at_once(workplace, capsys):
     message = fail(capsys, "fit", "--config", TINY, "--model", "tests.test_own_classes.Odd")
     assert "Odd: the argument place is a PosixPath; a checkpoint keeps plain values alone" in message
+
+
+class Rated(CustomCNN):
+    """A network with a ``learning_rate`` of its own, beside the recipe's, and an optimiser with one group."""
+
+    def __init__(
+        self,
+        class_names: list[str],
+        in_channels: int,
+        image_size: int,
+        learning_rate: float = 0.05,
+        recipe: Recipe = Recipe(learning_rate=0.2),
+    ) -> None:
+        super().__init__(class_names, in_channels, image_size, width=8, recipe=recipe)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["learning_rate"])
+
+
+@pytest.mark.parametrize("named", [["--model", "X"], ["--model=X"], ["--config", "mine.yaml"]])
+def test_options_of_ones_own_network_keep_their_names(workplace, capsys, named):
+    Path("mine.yaml").write_text("model: {class_path: tests.test_own_classes.Rated}")
+    named = [part.replace("X", "tests.test_own_classes.Rated") for part in named]
+    run(capsys, "fit", "--config", TINY, *named, "--model.learning_rate", "0.025", "--trainer.max_epochs", "1")
+    config = yaml.safe_load(Path("runs/test_own_classes/version_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["learning_rate"] == 0.025
+
+
+def test_a_range_test_of_an_optimiser_of_ones_own(workplace, capsys):
+    options = ["--model", "tests.test_own_classes.Rated", "--trainer.max_epochs", "1", "--tune", "lr"]
+    run(capsys, "fit", "--config", TINY, *options)
+    assert Path("runs/test_own_classes/version_0/learning_rate.png").stat().st_size > 0

@@ -155,6 +155,25 @@ def test_processes_share_the_trials(space):
     assert len({row["model.recipe.learning_rate"] for row in rows}) == 5
 
 
+def test_a_sweep_that_comes_to_nothing_leaves_other_runs_alone(space, capsys):
+    earlier = Path("runs/sweep/version_0/checkpoints/best.ckpt")
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    assert "no such file or directory" in fail(capsys, *SWEEP, "--trials", "1", "--data.root", "nowhere", main=main)
+    assert [path for path in Path("runs").rglob("*") if path.is_file()] == [earlier]
+    fail(capsys, *SWEEP, "--trials", "1", "--data.root", "nowhere", "--name", "other", main=main)
+    assert not Path("runs/other").exists()
+
+
+def test_a_trial_is_not_given_up_for_what_is_wrong_with_the_machine(space, capsys):
+    command = (*SWEEP, "--trials", "3", "--trainer.max_epochs", "1")
+    run(capsys, *command[:-3], "1", *command[-2:], main=main)
+    for mistake in (("--trainer.devices", "2"), ("--trainer.accelerator", "tpu")):
+        assert "rainer" in fail(capsys, *command, *mistake, main=main)
+    assert [row["state"] for row in table(FOLDER)] == ["complete"]
+    assert "3 complete" in run(capsys, *command, main=main)
+
+
 KILLED = """
 import contextlib, os
 from pathlib import Path

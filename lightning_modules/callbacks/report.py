@@ -17,7 +17,7 @@ from datamodules.figures import save_figure
 from datamodules.strings import StringsDataModule
 from datamodules.writing import atomic_write
 from lightning_modules.assessment import assess
-from lightning_modules.callbacks.best_checkpoint import BestCheckpoint
+from lightning_modules.callbacks.checkpoints import BestCheckpoint
 from lightning_modules.checkpoint import load_network, read_checkpoint, save_calibration
 from lightning_modules.network import DivergedError, Network
 from lightning_modules.plots import plot_accuracy, plot_augmentation, plot_classes, plot_lines

@@ -1,6 +1,7 @@
 """Export a run for use elsewhere: ``python -m lightning_modules.export RUN FOLDER``."""
 
 import argparse
+import contextlib
 import json
 import tempfile
 import warnings
@@ -75,6 +76,17 @@ class Answers(nn.Module):
         return tuple(self.network.answers(images).values())
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an earlier export and no more."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if not names:
+        return True
+    with contextlib.suppress(UserError):
+        read_config(folder)  # it may hold files of the same names by others
+        return names <= FILES
+    return False
+
+
 def export(
     run: Run, folder: Path, root: Path | None = None, weights_only: bool = False, compact: bool = False
 ) -> dict[str, float]:
@@ -100,7 +112,7 @@ def export(
         UserError: The run isn't finished, its data are missing, its network gives no finite probabilities, the folder
             holds something else, or the packages of the ``export`` extra are missing.
     """
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
+    if folder.exists() and not is_replaceable(folder):
         raise UserError(f"{folder}: holds something that is not an export; name another folder")
     for package in () if weights_only else ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""Keep the best checkpoint of a run, also when the run is resumed."""
+"""Keep the last checkpoint of a run and the best one, also when the run is resumed."""
 
 import shutil
 from pathlib import Path
@@ -14,6 +14,18 @@ Monitor = Literal["val_accuracy", "val_loss", "val_objective", "epoch"]
 HIGHER_IS_BETTER = ("val_accuracy", "epoch")
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``: of the last epoch. A class of its own: a run may have a ``ModelCheckpoint`` of its user beside it.
+
+    Args:
+        folder: Where it is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self.dirpath = str(folder)  # as it is: the constructor would make it absolute, and a run may be moved
+
+
 class BestCheckpoint(ModelCheckpoint):
     """``best.ckpt``: of the epoch with the best validation metric.
 
@@ -21,8 +33,8 @@ class BestCheckpoint(ModelCheckpoint):
     checkpoint comes along, and only a better one takes its place.
 
     Args:
-        monitor: ``val_accuracy``, the higher the better; ``val_loss``, or the ``val_objective`` that is trained on, the
-            lower the better; ``epoch`` takes the last one for the best.
+        monitor: ``val_accuracy``, the higher the better; ``val_loss``, or ``val_objective``, with label smoothing but
+            without class weights and teachers, the lower the better; ``epoch`` takes the last one for the best.
         folder: Where it is kept.
     """
 
@@ -31,7 +43,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_on_train_epoch_end=True, enable_version_counter=False
         )
-        self.dirpath = str(folder)  # as it is: the constructor would make it absolute, and a run may be moved
+        self.dirpath = str(folder)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring the best checkpoint of the resumed run into this run's folder; without it, the best is yet to come."""
