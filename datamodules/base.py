@@ -223,7 +223,7 @@ class ImageDataModule(BaseDataModule):
         if stage == "test" and self.test_set is None:
             collection = self.load_test()
             if collection is not None:
-                self.test_set = ImageDataset(collection, np.arange(len(collection.labels)))
+                self.test_set = ImageDataset(collection, np.flatnonzero(collection.labels != OUTLIER))
                 return
         if self.train_set is None:
             collection = self.load()
@@ -288,7 +288,8 @@ class ImageDataModule(BaseDataModule):
 
     def _labels(self, collection: Collection) -> list[str]:
         """Each image's class by name; empty where it shows none."""
-        return ["" if label == OUTLIER else self.class_names[label] for label in collection.labels]
+        names = self.class_names  # a folder is listed for them
+        return ["" if label == OUTLIER else names[label] for label in collection.labels]
 
     def fit_normalizer(self) -> DigitNormalizer | None:
         """How digits lie in the images that are trained and validated on; None if they are not digits, or the like."""

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,11 +47,17 @@ def default_cache_dir() -> Path:
 
 
 def load_images(
-    root: Path, paths: list[Path], size: int, channels: int, cache_dir: Path, max_ram_share: float
+    root: Path,
+    paths: list[Path],
+    size: int,
+    channels: int,
+    cache_dir: Path,
+    max_ram_share: float,
+    classes: Sequence[str] = (),
 ) -> DecodedImages:
     """Give the pixels of the files, from the cache if it is still true, else by decoding them all.
 
-    There is one cache file per (root, size, channels). It is true as long as the files' names, sizes and
+    There is one cache file per (root, size, channels, classes). It is true as long as the files' names, sizes and
     modification times are. It is written aside and moved into place, so that it is whole or not there, and two
     processes may build it at once.
 
@@ -62,11 +68,13 @@ def load_images(
         channels: 1 for grey, 3 for colour.
         cache_dir: Folder for the cache file; made if need be.
         max_ram_share: Pixels that take a larger share than this of the installed memory stay in the file.
+        classes: Names of the classes that are kept, where not all are.
 
     Raises:
         UserError: The cache can't be written (disk full, no permission); nothing is left of it then.
     """
-    key = digest(f"{root.resolve()}\0{size}\0{channels}".encode("utf-8", "surrogateescape")).hex()
+    described = "\0".join(map(str, (root.resolve(), size, channels, *classes)))
+    key = digest(described.encode("utf-8", "surrogateescape")).hex()
     cache = cache_dir / f"{root.resolve().name[:40]}-{size}px-{key[:12]}.cache"
     fingerprint = _fingerprint(root, paths)
     # NumPy raises nearly anything on a damaged header; whatever is wrong with a cache, it is built anew.

@@ -27,6 +27,7 @@ EACH, COMMON = 12 + 2 * NODES**2, 52  # random numbers of a sign, and of a line
 TILE = 56  # side of what a sign is drawn on, in pixels
 DRAWN = 200  # separators, and ends
 SIDE, FOOT, TALL = 28, 24, 20  # of a sign's image, the row that it stands on, and its height, as in MNIST
+INKED = 96  # what is lighter, of 255, is ink
 NOTHING, SIGN, SEPARATOR, END, NEIGHBOUR, OTHER = range(6)  # what is in a slot of a line
 # As in ``strokes``: 9 is the foot.
 DOTS = ("49 59", "48 49 59 58 48")
@@ -73,7 +74,7 @@ class Signs:
             for number in range(DRAWN)
         ]
         every = np.concatenate([pixels[order], np.stack(drawn), pixels[outliers]])
-        across, down = every.max(axis=1) > 96, every.max(axis=2) > 96
+        across, down = every.max(axis=1) > INKED, every.max(axis=2) > INKED
         edges = (across.argmax(1), SIDE - across[:, ::-1].argmax(1), SIDE - down[:, ::-1].argmax(1))
         return cls(every, np.concatenate([[0], np.cumsum(counts)]), np.stack(edges, axis=1).astype(np.float32))
 
@@ -90,8 +91,17 @@ def _as_mnist(images: ImageDataset, normalizer: DigitNormalizer) -> Pixels:
         grey = np.stack([np.asarray(image) for image in resized])
     margin = max(0, SIDE - side)
     grey = np.pad(grey, ((0, 0), (margin // 2, margin - margin // 2), (margin // 2, margin - margin // 2)))
-    first = (grey.shape[-1] - SIDE) // 2
-    return grey[:, first : first + SIDE, first : first + SIDE]
+    corners = zip(_starts(grey.max(axis=2) > INKED), _starts(grey.max(axis=1) > INKED), strict=True)
+    return np.stack([image[y : y + SIDE, x : x + SIDE] for image, (y, x) in zip(grey, corners, strict=True)])
+
+
+def _starts(inked: npt.NDArray[np.bool_]) -> Labels:
+    """Where to cut along a side, (N, S), bool: in the middle, and around the ink of what reaches beyond that."""
+    side = inked.shape[1]
+    first, after, middle = inked.argmax(1), side - inked[:, ::-1].argmax(1), (side - SIDE) // 2
+    within = ((first >= middle) & (after <= middle + SIDE)) | ~inked.any(axis=1)
+    starts: Labels = np.where(within, middle, ((first + after - SIDE) // 2).clip(0, side - SIDE))
+    return starts
 
 
 def _draw_sign(generator: np.random.Generator, form: str) -> Pixels:

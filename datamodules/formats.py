@@ -144,7 +144,10 @@ def _misread(image: ImageFile.ImageFile) -> str | None:
     bits = max(tags.get(ExifTags.Base.BitsPerSample, (1,)))
     if tags.get(ExifTags.Base.NewSubfileType, 0) & 1:
         return "a TIFF that begins with a preview, as a camera's raw file does, which is not read"
-    if 2 in tags.get(ExifTags.Base.SampleFormat, ()) and bits < 32:
+    kinds = tags.get(ExifTags.Base.SampleFormat, ())
+    if bits == 32 and 3 not in kinds:  # 3: floating-point, which is refused for that
+        return "a TIFF with pixels of 32 bits, which have no agreed white"
+    if 2 in kinds:
         return f"a TIFF with signed pixels of {bits} bits, which have no agreed white"
     if (tags.get(ExifTags.Base.PhotometricInterpretation) == 0 and bits > 8) or bits == 12:
         return f"a TIFF with {bits} bits a pixel in this form, which is not read"

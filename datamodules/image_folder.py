@@ -130,14 +130,16 @@ class ImageFolderDataModule(ImageDataModule):
     def first_images(self) -> list[Image.Image]:
         """The first image of each class that can be read, in colour, of some of the classes where there are many.
 
-        They are read no larger than they must be to have sides of ``LOOK`` pixels, if they have as many.
+        They are read no larger than they must be to have sides of ``LOOK`` pixels, if they have as many, and to be
+        larger than ``image_size``, if they are.
         """
-        names = self.class_names
+        names, side = self.class_names, max(LOOK, self.image_size + 1)
         found = []
         for name in names[:: math.ceil(len(names) / 20)]:
             for path in find_images(self.train_root / name)[:1]:
                 with contextlib.suppress(ImageError):
-                    found.append(read_image(path, channels=3, side=LOOK))
+                    image = read_image(path, channels=3, side=LOOK)
+                    found.append(image.reduce(max(1, min(image.size) // side)))
         return found
 
     @property
@@ -151,21 +153,23 @@ class ImageFolderDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Decode the images into the cache, once for all processes of a machine."""
-        self._decode(*self._learnt_from())
-        if self.test_root is not None:
-            self._decode(self.test_root)
+        folders, tested = self._learnt_from(), self._tested_on()
+        self._decode(*folders)
+        if tested is not None:
+            self._decode(tested)
 
     def _learnt_from(self) -> list[Path]:
         """Where the images to train on and to validate on are: one folder, if the split is to be made."""
         if self.val_root is None:
             return [self.train_root]
-        self._check_classes(self.val_root)
-        if self.val_root.resolve() == self.train_root.resolve():
-            raise UserError(
-                f"val_root {self.val_root} is the folder that is trained on: name another one, "
-                "or leave it out to have some of the images held out"
-            )
+        self._check_other("val_root", self.val_root, "have some of the images held out")
         return [self.train_root, self.val_root]
+
+    def _tested_on(self) -> Path | None:
+        """Where the images to test on are, if they are not those that are validated on."""
+        if self.test_root is not None:
+            self._check_other("test_root", self.test_root, "test on the validation images")
+        return self.test_root
 
     def load(self) -> Collection:
         """Load all images of the root, and of the validation root."""
@@ -181,14 +185,18 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load_test(self) -> Collection | None:
         """Load all images of the test root, which must have the same classes."""
-        if self.test_root is None:
+        folder = self._tested_on()
+        if folder is None:
             return None
-        self._check_classes(self.test_root)
-        self._tell_of_passed_over(self.test_root)
-        return self._load(self.test_root)
+        self._tell_of_passed_over(folder)
+        return self._load(folder)
 
-    def _check_classes(self, folder: Path) -> None:
-        """Raise unless a folder has the same class folders as those that are trained on."""
+    def _check_other(self, option: str, folder: Path, without: str) -> None:
+        """Raise unless a folder has the class folders of the one that is trained on, and is another one."""
+        if folder.resolve() == self.train_root.resolve():
+            raise UserError(
+                f"{option} {folder} is the folder that is trained on: name another one, or leave it out to {without}"
+            )
         found = set(class_folders(folder))
         missing = [name for name in self.class_names if name not in found]
         unknown = natural_sorted(found - set(self.class_names)) if self.classes is None else []
@@ -218,25 +226,29 @@ class ImageFolderDataModule(ImageDataModule):
         """The folder that names of images are relative to: the root, unless they are those of ``test`` alone."""
         return self.root if folders[0] == self.train_root else folders[0]
 
-    def _decode(self, *folders: Path) -> tuple[list[Path], list[int], DecodedImages]:
-        """The files that can be read, their labels and pixels, folder by folder."""
+    def _decode(self, *folders: Path) -> tuple[list[Path], list[int], list[int], DecodedImages]:
+        """The files that can be read, their labels, the number of the folder of each, and their pixels."""
         found = [self._files(folder) for folder in folders]
         paths, labels = [path for paths, _ in found for path in paths], [label for _, each in found for label in each]
+        places = [place for place, (paths, _) in enumerate(found) for _ in paths]
         root = self._named_from(folders)
         # Each process of this machine has pixels of its own in memory; mapped ones they share.
         share = self.max_ram_share / (1 if self.trainer is None else self.trainer.num_devices)
-        decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, share)
+        kept = self.classes or ()
+        decoded = load_images(root, paths, self.image_size, self.in_channels, self.cache_dir, share, kept)
         if decoded.errors and self.on_unreadable == "error":
             broken = "\n  ".join(decoded.errors.values())
             raise UserError(
                 f"{len(decoded.errors)} of {len(paths)} images in {root} can't be read; "
                 f"repair or remove them, or go on without them by --data.on_unreadable skip:\n  {broken}"
             )
-        readable = [row for row in range(len(paths)) if row not in decoded.errors]
-        return [paths[row] for row in readable], [labels[row] for row in readable], decoded
+        unread = decoded.errors.keys()
+        paths = [path for row, path in enumerate(paths) if row not in unread]
+        labels, places = ([value for row, value in enumerate(part) if row not in unread] for part in (labels, places))
+        return paths, labels, places, decoded
 
     def _load(self, *folders: Path) -> Collection:
-        paths, labels, decoded = self._decode(*folders)
+        paths, labels, places, decoded = self._decode(*folders)
         if decoded.errors:
             broken = "\n  ".join(decoded.errors.values())
             rank_zero_info(f"Skipped {len(decoded.errors)} images that can't be read:\n  {broken}")
@@ -246,9 +258,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"{named}: no image in this class folder can be read")
         root = self._named_from(folders)
         names = [_relative(path, root) for path in paths]
-        of_others = None
-        if len(folders) > 1:
-            of_others = np.array([path.is_relative_to(folders[1]) for path in paths])
+        of_others = np.array(places) == 1 if len(folders) > 1 else None
         return Collection(decoded.pixels, np.array(labels), decoded.digests, names, of_others)
 
     @rank_zero_only

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 from datamodules.errors import UserError, reason
 from datamodules.formats import EXTENSIONS, jpeg_xl_size, open_image, passed_kind, why_unread
@@ -20,6 +20,17 @@ from datamodules.pixel_budget import reduction, room_for
 
 NO_CONTENT = frozenset({"lost+found", "__MACOSX"})  # folders that a disk and an archive of macOS add to their content
 FOLDER_SETTINGS = frozenset({"thumbs.db", "desktop.ini"})  # which a desktop leaves in folders of images
+
+
+TURNS = {  # what EXIF data say of how an image lies, and what brings it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(UserError):
@@ -175,11 +186,7 @@ def decode_image(
     """
     try:
         with _opened(data) as image:
-            picture = _eight_bits(_load(image, side, all_pixels))
-            if picture.has_transparency_data:
-                colour = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", colour.size, _behind(colour)), colour)
-            return picture.convert("L" if channels == 1 else "RGB")
+            return _flattened(_load(image, side, all_pixels), channels)
     except UserError:
         raise
     # Pillow's decoders raise nearly anything on a damaged file, from SyntaxError to struct.error.
@@ -188,6 +195,27 @@ def decode_image(
         if what.startswith("decoder error"):  # libtiff's: damage, or a compression that it doesn't know
             what = why_unread(data)
         raise ImageError(f"{path}: {what}") from error
+
+
+def convert_image(image: Image.Image, channels: int) -> Image.Image:
+    """An image that was opened elsewhere as ``decode_image`` gives its file; it stays as it is.
+
+    Raises:
+        ImageError: It can't be read, or its pixels have no agreed meaning.
+    """
+    try:
+        return _flattened(_upright(image), channels)
+    except Exception as error:  # as in ``decode_image``: it may be read only now
+        raise ImageError(f"image: {str(error) or type(error).__name__}") from error
+
+
+def _flattened(image: Image.Image, channels: int) -> Image.Image:
+    """An upright image as grey or colour of 8 bits, without transparency."""
+    picture = _eight_bits(image)
+    if picture.has_transparency_data:
+        colour = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", colour.size, _behind(colour)), colour)
+    return picture.convert("L" if channels == 1 else "RGB")
 
 
 @contextmanager
@@ -216,9 +244,21 @@ def _load(image: ImageFile.ImageFile, side: int | None, all_pixels: bool) -> Ima
     image.load()
     factor = 1 if all_pixels else reduction(image.size)
     picture = image if factor == 1 else _reduced(image, factor)
-    if _orientation(picture.getexif) != 1:
-        ImageOps.exif_transpose(picture, in_place=True)
-    return picture
+    upright = _upright(picture)
+    if upright is not image:
+        image.close()  # frees its pixels
+    return upright
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image, turned as its EXIF data say; Pillow's own way writes these anew, and fails at any that are odd."""
+    turn = TURNS.get(_orientation(image.getexif))
+    if turn is None:
+        return image
+    upright = image.transpose(turn)
+    # Nothing else counts for what follows, and it must not be turned again.
+    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return upright
 
 
 def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
@@ -244,7 +284,6 @@ def _reduced(image: ImageFile.ImageFile, factor: int) -> Image.Image:
         reduced.paste(strip, (0, top // factor))
     assert reduced is not None
     reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}  # with its orientation
-    image.close()  # frees its pixels
     return reduced
 
 
@@ -269,7 +308,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     with open_image(data) as image:
         width, height = image.size
         # PNG's own getexif decodes the pixels, to look behind them. Pillow turns a TIFF's size itself.
-        turned = image.format != "TIFF" and _orientation(partial(Image.Image.getexif, image)) >= 5
+        turned = image.format != "TIFF" and 5 <= _orientation(partial(Image.Image.getexif, image)) <= 8
     return (height, width) if turned else (width, height)
 
 

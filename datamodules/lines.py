@@ -11,6 +11,7 @@ from scipy import ndimage
 from datamodules.ink import FAINT, SIDE, Map, Parts, Pixels, find_ink, peak_of, read_pixels, without_lines
 
 HEIGHT = 32  # of a line that is read, in pixels
+COLUMN = 4  # of its pixels, from left to right, are read as one
 CLEAR = 8  # standard deviations of the ground by which ink is clear; a printed ground leaves half of that
 MANY = 40  # parts of what is not clear, beyond which it is grain
 APART = 0.7  # heights of a sign: what is wider apart is not of one number
@@ -83,7 +84,8 @@ def crop_line(picture: Image.Image | Pixels, height: int) -> Pixels:
         return np.zeros((height, height), np.uint8)
     ink, signs, scale = found
     large = _large(signs)
-    whole = _Sign(0, min(sign.top for sign in large), ink.shape[1], max(sign.bottom for sign in large))
+    left, right = min(sign.left for sign in signs), max(sign.right for sign in signs)
+    whole = _Sign(left, min(sign.top for sign in large), right, max(sign.bottom for sign in large))
     return _cut(ink, [whole], 0.0, height, scale, 0).pixels
 
 

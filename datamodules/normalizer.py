@@ -1,6 +1,7 @@
 """Any picture of a digit -> an image as the collection's: its ground, size, place and stroke width."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Normalized:
     """What was found in a picture.
 
     Attributes:
-        image: (size, size), uint8, as the training images; None where nothing was found.
+        image: (size, size) or (size, size, 3), uint8, as the training images; None where nothing was found.
         box: Left, upper, right and lower edge of the digit in the picture's pixels; None where nothing was found.
         digits: Separate digits that were seen; ``image`` shows the one with most ink.
         reason: Why nothing was found; None where something was.
@@ -68,6 +69,7 @@ class DigitNormalizer:
         centre_x: Range of the centre, from the left.
         by_mass: The centre is the ink's centre of mass; if not, the middle of its box.
         stretched: Both sides of the box are ``extent`` long.
+        colours: Red, green and blue of the ground, and then of the ink; None where both are grey.
     """
 
     size: int
@@ -82,6 +84,7 @@ class DigitNormalizer:
     centre_x: Range
     by_mass: bool
     stretched: bool
+    colours: tuple[int, ...] | None = None
 
     @classmethod
     def fit(cls, pixels: Pixels, rows: npt.NDArray[np.int64] | None = None) -> "DigitNormalizer | None":
@@ -135,11 +138,13 @@ class DigitNormalizer:
             centre_x=_usual(mass_x if by_mass else box_x),
             by_mass=by_mass,
             stretched=bool(np.percentile(np.minimum(height, width), 10) > 0.9 * np.median(extent)),
+            colours=None if pixels.shape[1] == 1 else _colours([pixels[row] for row in rows], light_ink),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON has it."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        state = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in state.items()}
 
     def __str__(self) -> str:
         kind = "light on dark" if self.ink > self.ground else "dark on light"
@@ -199,7 +204,7 @@ class DigitNormalizer:
             mask: (H, W), bool: where the digit is.
 
         Returns:
-            (size, size), uint8.
+            (size, size), uint8; (size, size, 3) where the training images have colours.
         """
         ys, xs = np.nonzero(mask)
         top, left, bottom, right = ys.min(), xs.min(), ys.max() + 1, xs.max() + 1
@@ -246,8 +251,9 @@ class DigitNormalizer:
         window = (leftmost + pad, upper + pad, leftmost + pad + self.size * zoom_x, upper + pad + self.size * zoom_y)
         small = Image.fromarray(np.pad(drawn, pad)).resize((self.size,) * 2, Image.Resampling.BILINEAR, box=window)
         share = np.asarray(small, dtype=np.float32).clip(0, 1)
-        grey: Pixels = (self.ground + share * (self.ink - self.ground)).round().astype(np.uint8)
-        return grey
+        ground, ink = np.array(self.colours or (self.ground, self.ink), np.float32).reshape(2, -1)
+        pixels: Pixels = (ground + share[..., None] * (ink - ground)).round().astype(np.uint8)
+        return pixels[..., 0] if self.colours is None else pixels
 
 
 @dataclass(frozen=True)
@@ -296,6 +302,18 @@ def max_side(normalizer: DigitNormalizer | None) -> int | None:
 def as_grey(pixels: Pixels) -> Pixels:
     """(1 or 3, H, W), uint8 -> (H, W), uint8: ITU-R 601-2 luma."""
     return pixels[0] if len(pixels) == 1 else np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
+
+
+def _colours(images: Sequence[Pixels], light_ink: bool) -> tuple[int, ...] | None:
+    """The usual colour of the ground of (3, S, S) images, and that of their strongest ink; None if both are grey."""
+    grounds, inks = [], []
+    for image in images:
+        grey = as_grey(image)
+        strongest = grey.argmax() if light_ink else grey.argmin()
+        grounds.append([ground_level(channel)[0] for channel in image])
+        inks.append(image.reshape(3, -1)[:, strongest])
+    usual = np.median([grounds, inks], axis=1).astype(int)
+    return tuple(usual.ravel().tolist()) if np.ptp(usual, axis=1).any() else None
 
 
 def _shrink(part: Map, size: tuple[int, int]) -> Mask:

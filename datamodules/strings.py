@@ -4,13 +4,13 @@ import csv
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from datamodules.errors import UserError, reason
 from datamodules.images import read_image
 from datamodules.ink import SIDE
 from datamodules.line_augmentation import LineAugmentation
-from datamodules.lines import HEIGHT, crop_line
+from datamodules.lines import COLUMN, HEIGHT, crop_line
 from datamodules.splits import pixel_digests, split
 from datamodules.text import as_text
 from datamodules.writing import write_csv
@@ -31,7 +31,7 @@ from datamodules.writing import write_csv
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-WIDTH = 160  # of a line that is trained on, in pixels; longer ones are squeezed
+WIDTH = 160  # of a line that is composed, in pixels, and the least of labelled ones
 TABLE = "strings.csv"  # of labelled lines: file,digits
 
 
@@ -120,14 +120,14 @@ class StringsDataModule(BaseDataModule):
 
     def prepare_data(self) -> None:
         """Download what ``digits`` needs, once for all processes of a machine, where lines are composed of them."""
-        tests_on_lines = self.test_strings is not None and self.trainer is not None and self.trainer.testing
-        if self._composes and not tests_on_lines:
+        if self._composes("fit" if self.trainer is None else self.trainer.state.fn):
             self.digits.prepare_data()
 
-    @property
-    def _composes(self) -> bool:
-        """Whether lines are composed, to train on or to validate on."""
-        return self.composed > 0 or self.strings is None
+    def _composes(self, stage: str | None) -> bool:
+        """Whether lines are composed, to train on or, where none are labelled, to validate or test on."""
+        if stage == "test" and self.test_strings is not None:
+            return False
+        return self.strings is None or (stage == "fit" and self.composed > 0)
 
     def setup(self, stage: str) -> None:
         """Load the digits and labelled lines; the result is the same in every stage and process.
@@ -138,19 +138,14 @@ class StringsDataModule(BaseDataModule):
         if stage == "test" and self.test_strings is not None:
             self.test_set = self.test_set or read_lines(Path(self.test_strings), self.class_names)
             return
-        if self.train_set is None:
-            lines = None if self.strings is None else read_lines(Path(self.strings), self.class_names)
-            val_signs = self._load_signs() if self._composes else None
-            if lines is not None:
-                self._split(lines)
-            elif val_signs is not None:
-                composer = Composer(val_signs, HEIGHT, WIDTH)
-                numbers = composer.draw(self.split_seed, 0, self.val_composed)
-                parts = [composer(part)[:2] for part in torch.split(numbers, 256)]
-                pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
-                self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
-                self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
+        if self.strings is not None and self.train_set is None:
+            self._split(read_lines(Path(self.strings), self.class_names, leave_out=True))
+        if self._composes(stage) and self._composer is None:
+            val_signs = self._load_signs()
+            if self.strings is None:
+                self._compose_validation(Composer(val_signs, HEIGHT, WIDTH))
         if stage == "test":
+            rank_zero_info("There is no test set: the validation lines are used.")
             self.test_set = self.val_set
 
     def _load_signs(self) -> Signs:
@@ -168,6 +163,13 @@ class StringsDataModule(BaseDataModule):
         classes = len(self.class_names)
         self._composer = Composer(Signs.of(train, normalizer, classes), HEIGHT, WIDTH)
         return Signs.of(val, normalizer, classes)
+
+    def _compose_validation(self, composer: Composer) -> None:
+        numbers = composer.draw(self.split_seed, 0, self.val_composed)
+        parts = [composer(part)[:2] for part in torch.split(numbers, 256)]
+        pixels, labels = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
+        self.val_set = Lines(pixels, labels, [f"line {row}" for row in range(len(labels))])
+        self.train_set = Lines(pixels[:0], labels[:0], [], self.composed)
 
     def _split(self, lines: Lines) -> None:
         one_class = np.zeros(len(lines), np.int64)
@@ -202,8 +204,9 @@ class StringsDataModule(BaseDataModule):
         fresh = batch.indices < self.composed
         if self._composer is not None and numbers is not None and fresh.any():
             composed, texts, places = self._composer(numbers[batch.indices[fresh]])
-            images[fresh] = composed.float() / 255
-            labels[fresh, : texts.shape[1]], middles[fresh, : texts.shape[1]] = texts, places
+            images[fresh, :, :, :WIDTH] = composed.float() / 255  # labelled ones may be longer
+            labels[fresh, : texts.shape[1]] = texts
+            middles[fresh, : texts.shape[1]] = places * (WIDTH / images.shape[3])
         if varied is not None and self.augmentation is not None and not fresh.all():
             images[~fresh] = self.augmentation(batch.images[~fresh], varied[batch.indices[~fresh]])
         return batch._replace(images=images, labels=labels, middles=middles)
@@ -221,16 +224,22 @@ class StringsDataModule(BaseDataModule):
         write_csv(path, rows)
 
 
-def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
-    """Read a folder of labelled lines.
+def read_lines(folder: Path, class_names: Sequence[str], leave_out: bool = False) -> Lines:
+    """Read a folder of labelled lines, each filled up with black to the width of the widest.
+
+    Args:
+        folder: Where they are.
+        class_names: The signs.
+        leave_out: Leave those out on which nothing is found: there is nothing to learn from them.
 
     Raises:
-        UserError: There is no such folder, its table is damaged or names a file or a sign that isn't there.
+        UserError: There is no such folder, its table is damaged or names a file or a sign that isn't there, a text
+            has no room on its line, or nothing is found on any of the lines.
     """
     table = folder / TABLE
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(row["file"], row["digits"]) for row in csv.DictReader(file)]
+            rows = [(row["file"] or "", row["digits"] or "") for row in csv.DictReader(file)]  # None in a short row
     except (OSError, KeyError, ValueError, csv.Error) as error:
         what = reason(error) if isinstance(error, OSError) else "not a table of the columns file,digits"
         raise UserError(f"{table}: {what}") from error
@@ -239,8 +248,9 @@ def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
     label_of = {name: label for label, name in enumerate(class_names)}
     texts = []
     for name, text in rows:
-        unknown = [sign for sign in text or "" if sign not in label_of]
-        if unknown or not text:
+        if not name:
+            raise UserError(f"{table}: names no file for the text {text!r}")
+        if not text or any(sign not in label_of for sign in text):
             raise UserError(f"{table}: {name}: the text {text!r} is not of the signs {', '.join(class_names)}")
         texts.append([label_of[sign] for sign in text])
     labels = np.full((len(texts), max(DIGITS, *map(len, texts))), OUTLIER)
@@ -248,20 +258,24 @@ def read_lines(folder: Path, class_names: Sequence[str]) -> Lines:
         labels[row, : len(line)] = line
 
     def read(name: str) -> Pixels:
-        return fit(crop_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT))
+        return crop_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT)
 
     names = [name for name, _ in rows]
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(read, names), total=len(names), desc="Reading lines", delay=2, leave=False))
-    blank = [name for name, line in zip(names, found, strict=True) if not line.any()]
-    if blank:
+    width = max(WIDTH, *(line.shape[1] for line in found))
+    for line, (name, text) in zip(texts, rows, strict=True):
+        # Between two signs that are the same a column must be blank: the loss of what has no room would be 0.
+        if len(line) + sum(sign == after for sign, after in pairwise(line)) > width // COLUMN:
+            raise UserError(f"{table}: {name}: the text {text!r} has no room in the line's {width // COLUMN} columns")
+    pixels = np.stack([np.pad(line, ((0, 0), (0, width - line.shape[1]))) for line in found])[:, None]
+    seen = np.array([line.any() for line in found])
+    if not seen.any():
+        raise UserError(f"{folder}: nothing was found on any of the {len(names)} lines")
+    if not seen.all():
+        blank = [name for name, there in zip(names, seen, strict=True) if not there]
         shown = ", ".join(blank[:3]) + (", …" if blank[3:] else "")
-        rank_zero_info(f"{folder}: nothing was found on {len(blank)} of {len(names)} lines ({shown})")
-    return Lines(np.stack(found)[:, None], labels, names)
-
-
-def fit(line: Pixels) -> Pixels:
-    """(32, W) -> (32, 160): filled up with black, or squeezed."""
-    if line.shape[1] > WIDTH:
-        return np.asarray(Image.fromarray(line).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
-    return np.pad(line, ((0, 0), (0, WIDTH - line.shape[1])))
+        left = ", which are left out" if leave_out else ""
+        rank_zero_info(f"{folder}: nothing was found on {len(blank)} of {len(names)} lines ({shown}){left}")
+    kept = seen | (not leave_out)
+    return Lines(pixels[kept], labels[kept], np.array(names)[kept].tolist())

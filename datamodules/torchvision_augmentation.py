@@ -30,6 +30,11 @@ class TorchvisionAugmentation(BaseAugmentation):
     def _build(self) -> nn.Module:
         built: list[nn.Module] = []
         for transform in self.transforms:
+            if not isinstance(transform, dict):
+                raise UserError(
+                    "augmentation.transforms: must be names with their arguments, such as RandomRotation: "
+                    f"{{degrees: 20}}, got {transform!r}"
+                )
             for name, arguments in transform.items():
                 cls = getattr(v2, name, None)
                 if not (isinstance(cls, type) and issubclass(cls, v2.Transform)):
@@ -48,7 +53,7 @@ class TorchvisionAugmentation(BaseAugmentation):
         """Augment each image of a batch by its own seed; see ``BaseAugmentation``.
 
         Raises:
-            UserError: A transform changes the size, or doesn't take an image of uint8 pixels.
+            UserError: A transform changes the size, doesn't take an image of uint8 pixels, or gives something else.
         """
         transform = self._build()
         augmented = []
@@ -59,6 +64,9 @@ class TorchvisionAugmentation(BaseAugmentation):
                     varied = transform(image)
                 except (TypeError, ValueError) as error:
                     raise UserError(f"augmentation.transforms: don't suit images of uint8 pixels: {error}") from error
+                if not isinstance(varied, Tensor):
+                    kind = type(varied).__name__
+                    raise UserError(f"augmentation.transforms: must give one image's pixels, a tensor, not {kind}")
                 augmented.append(v2.functional.to_dtype(varied, torch.float32, scale=True).clamp(0, 1))
         if any(image.shape != images.shape[1:] for image in augmented):
             raise UserError(f"augmentation.transforms: must leave images their size, {tuple(images.shape[1:])}")

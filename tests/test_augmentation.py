@@ -140,6 +140,10 @@ def test_transforms_of_torchvision_vary_each_image_by_its_own_seed():
         ([{"functional": {}}], "has no functional"),
         ([{"RandomRotation": {"angle": 4}}], "RandomRotation: .*angle"),
         ([{"RandomRotation": {"degrees": -4}}], "RandomRotation: "),
+        (
+            ["RandomRotation"],
+            r"transforms: must be names with their arguments, such as RandomRotation: {degrees: 20}, got 'RandomR",
+        ),
     ],
 )
 def test_a_transform_that_torchvision_does_not_have_is_a_clear_error(transforms, message):
@@ -152,6 +156,15 @@ def test_transforms_must_take_pixels_of_bytes():
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match=r"transforms: don't suit images of uint8 pixels: .*float"):
         augmentation(images, augmentation.draw(0, 0, 2))
+
+
+@pytest.mark.parametrize(("transform", "given"), [({"ToPILImage": {}}, "Image"), ({"FiveCrop": {"size": 6}}, "tuple")])
+def test_transforms_must_give_pixels(transform, given):
+    augmentation = TorchvisionAugmentation([transform])
+    with pytest.raises(
+        UserError, match=rf"^augmentation.transforms: must give one image's pixels, a tensor, not .*{given}$"
+    ):
+        augmentation(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), augmentation.draw(0, 0, 2))
 
 
 def test_transforms_must_leave_images_their_size():

@@ -17,8 +17,8 @@ from tests.conftest import draw_digit
 
 @pytest.fixture
 def load(digits, tmp_path):
-    def load(size=20, max_ram_share=1.0, channels=1):
-        return load_images(digits, find_images(digits), size, channels, tmp_path / "cache", max_ram_share)
+    def load(size=20, max_ram_share=1.0, channels=1, classes=()):
+        return load_images(digits, find_images(digits), size, channels, tmp_path / "cache", max_ram_share, classes)
 
     return load
 
@@ -85,7 +85,7 @@ def test_a_stale_cache_is_rebuilt_in_place(load, digits, tmp_path, change):
     cache_file(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"size": 16}, {"channels": 3}])
+@pytest.mark.parametrize("options", [{"size": 16}, {"channels": 3}, {"classes": ["0_digits", "1_digits"]}])
 def test_other_options_have_another_cache(load, tmp_path, options):
     load()
     load(**options)

@@ -120,3 +120,16 @@ def test_signs_of_any_polarity_and_size_are_brought_into_one_form(drawn):
     assert np.abs(again - expected).mean() < 12
     similar = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(again, expected, strict=True)]
     assert min(similar) > 0.8
+
+
+def test_small_signs_away_from_the_middle_are_whole(drawn):
+    pixels, labels = drawn[0][:60], drawn[1][:60]
+    generator = np.random.default_rng(1)
+    framed, placed = (np.zeros((60, 84, 84), np.uint8) for _ in range(2))
+    framed[:, 28:56, 28:56] = pixels
+    for image, sign in zip(placed, pixels, strict=True):
+        y, x = generator.integers(0, 57, 2)
+        image[y : y + 28, x : x + 28] = sign
+    expected, found = (signs_of(images, labels, 5).pixels[:60] for images in (framed, placed))
+    ink = [images.sum(axis=(1, 2), dtype=float) for images in (expected, found)]
+    np.testing.assert_allclose(ink[1], ink[0], rtol=0.05)

@@ -3,14 +3,16 @@ import gzip
 import http.server
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from lightning import Trainer
+from PIL import Image
 
-from datamodules import ImageFolderDataModule, MNISTDataModule, OptDigitsDataModule, UserError
+from datamodules import ImageFolderDataModule, MNISTDataModule, OptDigitsDataModule, UserError, image_folder
 from datamodules.loading import EvenBatchSampler, ShardSampler, batches
 from tests.conftest import draw_digit
 
@@ -83,6 +85,12 @@ def test_classes_are_a_subset_in_the_order_given(digits):
     data = set_up(ImageFolderDataModule(str(digits), image_size=20, classes=["2_digits", "0_digits"]))
     assert data.class_names == ["2_digits", "0_digits"]
     assert {name[0] for name, label in zip(data.val_set.names, data.val_set.labels, strict=True) if label == 0} == {"2"}
+
+
+def test_images_of_some_classes_are_kept_beside_those_of_all(digits, cache_home):
+    for classes in (None, ["2_digits", "0_digits"]):
+        set_up(ImageFolderDataModule(str(digits), image_size=20, classes=classes))
+    assert len(list(cache_home.rglob("*.cache"))) == 2
 
 
 def test_a_test_folder_is_used_whole(digits, tmp_path):
@@ -346,6 +354,59 @@ def test_a_test_folder_needs_the_same_classes(digits, tmp_path):
     shutil.copytree(digits / "0_digits", test / "0_digits")
     with pytest.raises(UserError, match="test has the unknown class folder 7_digits"):
         data.load_test()
+
+
+def test_a_test_folder_is_another_one_than_is_trained_on(digits):
+    data = ImageFolderDataModule(str(digits), str(digits / ".." / "digits"))
+    for look in (data.prepare_data, data.load_test):
+        with pytest.raises(UserError, match=r"test_root .*digits/../digits is the folder that is trained on: name ano"):
+            look()
+
+
+def test_classes_that_a_test_folder_lacks_are_told_before_images_are_decoded(digits, tmp_path, cache_home):
+    shutil.copytree(digits, tmp_path / "test")
+    shutil.rmtree(tmp_path / "test" / "1_digits")
+    with pytest.raises(UserError, match="test lacks the class folder 1_digits"):
+        ImageFolderDataModule(str(digits), str(tmp_path / "test"), image_size=20).prepare_data()
+    assert list(cache_home.iterdir()) == []
+
+
+def test_the_current_folder_may_be_validated_on(digits, tmp_path, monkeypatch):
+    shutil.copytree(digits, tmp_path / "val")
+    draw_digit(0, 100).save(digits / "0_digits" / "100.png")
+    monkeypatch.chdir(tmp_path / "val")
+    data = set_up(ImageFolderDataModule("../digits", val_root=".", image_size=20))
+    assert (len(data.train_set), len(data.val_set)) == (61, 60)
+
+
+def test_large_images_are_not_kept_large_to_be_looked_at(digits):
+    Image.new("RGB", (4000, 3000), (200, 30, 40)).save(digits / "0_digits" / "0.png")
+    data = ImageFolderDataModule(str(digits))
+    assert [image.size for image in data.first_images] == [(364, 273), (20, 20), (20, 20)]
+    assert data.in_channels == 3
+    for size in (299, 300, 2999, 3000):  # whether one is made smaller can still be told
+        data = ImageFolderDataModule(str(digits), image_size=size)
+        assert any(min(image.size) > size for image in data.first_images) == (size < 3000)
+
+
+def test_the_class_folders_are_not_listed_for_each_image(digits, tmp_path, monkeypatch):
+    data = set_up(ImageFolderDataModule(str(digits)))
+    listed = []
+    original = image_folder.class_folders
+    monkeypatch.setattr(image_folder, "class_folders", lambda root: listed.append(root) or original(root))
+    data.save_split(tmp_path / "split.csv")
+    assert len(listed) == 1
+
+
+def test_what_shows_no_class_is_not_tested_on(digits):
+    class WithOutliers(OptDigitsDataModule):
+        def load_test(self):
+            collection = self.load()
+            return replace(collection, labels=np.where(np.arange(len(collection.labels)) < 7, -1, collection.labels))
+
+    data = set_up(WithOutliers(), "test")
+    assert len(data.test_set) == 1790
+    assert data.test_set.labels.min() == 0
 
 
 def test_the_real_digits_are_split_as_in_the_reference(shared):

@@ -121,8 +121,9 @@ def test_a_tiff_has_the_right_pixels_or_is_refused(tmp_path, compression, bits, 
 @pytest.mark.parametrize(
     ("pixels", "options", "why"),
     [
-        (RAMP.astype(np.uint32) * 65537, {}, "32-bit pixels have no agreed white"),
-        (RAMP.astype(np.int32) - 99, {}, "32-bit pixels have no agreed white"),
+        (RAMP.astype(np.uint32) * 65537, {}, "pixels of 32 bits, which have no agreed white"),
+        (RAMP.astype(np.int32), {}, "pixels of 32 bits, which have no agreed white"),
+        ((RAMP >> 8).astype(np.uint32), {}, "pixels of 32 bits, which have no agreed white; save it as PNG"),
         (RAMP.view(np.int16), {}, "signed pixels of 16 bits"),
         ((RAMP >> 8).astype(np.uint8).view(np.int8), {}, "signed pixels of 8 bits"),
         (RAMP.astype(np.float32), {}, "floating-point pixels have no agreed white"),

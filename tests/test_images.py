@@ -1,9 +1,12 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.images import (
     ImageError,
+    convert_image,
     find_images,
     image_size,
     list_files,
@@ -40,7 +43,7 @@ def save_gradient(path, mode, **options):
         ("a.png", "P"),
         ("a.png", "I;16"),
         ("a.tiff", "I;16"),
-        ("a.tiff", "I"),
+        ("a.pgm", "I"),
         ("a.tif", "CMYK"),
         ("a.bmp", "L"),
         ("a.gif", "P"),
@@ -94,6 +97,24 @@ def test_damaged_exif_data_do_not_keep_an_image_from_being_read(tmp_path, suffix
     Image.new("L", (20, 12), 200).convert("RGB").save(path, exif=b"Exif\0\0no TIFF header", dpi=(72, 72))
     assert read_image(path, 1).size == (20, 12)
     assert image_size(path.read_bytes()) == (20, 12)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_tag_of_an_odd_type_does_not_keep_an_image_from_being_turned(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    tags = struct.pack("<HHHIIHHI4s", 2, 0x0112, 3, 1, 6, 0x0128, 2, 2, b"2\0\0\0")  # the resolution's unit as a text
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags + bytes(4)
+    Image.new("L", (20, 12), 200).convert("RGB").save(path, exif=exif)
+    image = read_image(path, 1)
+    assert image.size == image_size(path.read_bytes()) == (12, 20)
+    assert convert_image(image, 1).size == (12, 20)  # and not turned again
+
+
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    Image.new("L", (20, 12), 200).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg", 1).size == image_size((tmp_path / "a.jpg").read_bytes()) == (20, 12)
 
 
 def test_colour_is_kept_or_turned_to_luma(tmp_path):

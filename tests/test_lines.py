@@ -120,3 +120,9 @@ def test_a_picture_of_one_line_is_cut_to_it():
     rows = np.flatnonzero(pixels.max(axis=1) > 128)
     assert rows[0] < 6
     assert rows[-1] > 25
+
+
+def test_a_picture_of_one_line_is_cut_as_read_cuts_it():
+    field = sheet([["204"]], size=(1400, 240))
+    (line,) = find_lines(field, 32)
+    np.testing.assert_array_equal(crop_line(field, 32), line.pixels)

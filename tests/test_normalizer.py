@@ -149,10 +149,36 @@ def test_dark_digits_on_light_ground_are_learnt():
     assert found.image.min() < 20
 
 
+def in_colours(ground, ink):
+    """200 images in the colours of ground and ink: (N, 3, S, S)."""
+    share = stacked(training()) / 255
+    ground, ink = (np.array(colour).reshape(3, 1, 1) for colour in (ground, ink))
+    return (ground + share * (ink - ground)).round().astype(np.uint8)
+
+
+def test_digits_are_drawn_in_the_colours_of_the_training_images():
+    pixels = in_colours((250, 255, 240), (20, 40, 200))
+    normalizer = DigitNormalizer.fit(pixels)
+    for image in pixels[:20]:
+        picture = Image.fromarray(image.transpose(1, 2, 0))
+        np.testing.assert_array_equal(normalize(picture, 28, 3, normalizer).pixels, image)
+    seen = normalize(paint(draw(4, SIZE, height=300.0, pen=14)), 28, 3, normalizer).pixels
+    assert seen[:, 0, 0].tolist() == [250, 255, 240]
+    strongest = seen.reshape(3, -1)[:, seen[0].argmin()]
+    np.testing.assert_allclose(strongest.astype(int), (20, 40, 200), atol=3)
+    again = DigitNormalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
+    assert again == normalizer
+
+
+def test_grey_images_of_three_channels_are_seen_as_those_of_one(normalizer):
+    assert DigitNormalizer.fit(np.repeat(stacked(training()), 3, axis=1)) == normalizer
+    assert "colours" not in normalizer.to_dict()  # so that what knows it by its state still does
+
+
 def test_the_state_is_json(normalizer):
     again = DigitNormalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
     assert again == normalizer
-    assert json.loads(json.dumps(asdict(normalizer))) == normalizer.to_dict()
+    assert json.loads(json.dumps(asdict(normalizer))) == {**normalizer.to_dict(), "colours": None}
 
 
 def test_photographs_have_no_normalizer():

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.reading import draw_sheet
+from datamodules.images import read_image
+from datamodules.ink import SIDE
 from lightning_modules.checkpoint import load_network
 from lightning_modules.commands import read
 from lightning_modules.ctc import sign_accuracy
@@ -63,6 +65,38 @@ def test_json_has_the_same_names_and_the_same_numbers(pictures, capsys):
     assert [{name: str(value) for name, value in row.items()} for row in printed] == rows
 
 
+def test_places_are_in_the_files_pixels_and_drawn_where_they_are(pictures, capsys):
+    small = sheet([["204", "72", "1470"], ["4", "271"]])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = small.resize((3 * small.width, 3 * small.height), Image.Resampling.BICUBIC)
+    large.transpose(Image.Transpose.ROTATE_90).save("large.jpg", exif=exif)  # decoded at the half of its size
+    expected, found = (
+        [json.loads(line) for line in run(capsys, path, "--json", main=read.main).splitlines()]
+        for path in ("pictures/1 sheet.png", "large.jpg")
+    )
+    assert [number["row"] for number in found] == [number["row"] for number in expected]
+    for name in ("left", "top", "width", "height"):
+        places, threefold = ([number[name] for number in numbers] for numbers in (found, expected))
+        assert np.allclose(places, 3 * np.array(threefold), atol=20), name
+    picture = read_image(Path("large.jpg"), 3, SIDE)
+    assert picture.size == (2100, 1500)
+    (file,) = read.read_pictures(load_network(READER, LineReader), [Path("large.jpg")])
+    drawn = np.asarray(mark_numbers(picture, read_picture(load_network(READER, LineReader), picture)))
+    (shown,) = read.plot_numbers([file]).axes[0].images
+    expected = Image.fromarray(drawn).resize(shown.get_array().shape[1::-1])
+    assert np.abs(np.asarray(expected, int) - np.asarray(shown.get_array(), int)).mean() < 1
+
+
+def test_what_is_drawn_in_a_figure_is_no_larger_than_can_be_seen(pictures):
+    small = sheet([["204", "72", "1470"], ["4", "271"]])
+    small.resize((3 * small.width, 3 * small.height)).save("large.png")
+    (file,) = read.read_pictures(load_network(READER, LineReader), [Path("large.png")])
+    assert file.numbers
+    (shown,) = read.plot_numbers([file]).axes[0].images
+    assert shown.get_array().shape[:2] == (1143, 1600)
+
+
 def test_a_pattern_says_what_each_number_is_to_be(pictures, capsys):
     printed = run(capsys, "pictures/1 sheet.png", "--pattern", r"\d{3}", "--json", main=read.main)
     texts = [json.loads(line)["text"] for line in printed.splitlines()]
@@ -74,8 +108,8 @@ def test_a_pattern_says_what_each_number_is_to_be(pictures, capsys):
 def test_what_is_doubtful_is_marked_and_not_hidden():
     picture = Image.new("RGB", (200, 80), "white")
     sure, doubtful = (Number("17", confidence, (20, 30, 60, 60), 0) for confidence in (0.9, 0.3))
-    assert "doubtful" not in read.describe(read.FileNumbers(Path("a.png"), [sure]))[0]
-    assert read.describe(read.FileNumbers(Path("a.png"), [doubtful])) == ["a.png  1  17  30%  doubtful"]
+    assert "doubtful" not in read.describe(read.FileNumbers(Path("a.png"), [sure], picture.size))[0]
+    assert read.describe(read.FileNumbers(Path("a.png"), [doubtful], picture.size)) == ["a.png  1  17  30%  doubtful"]
     marked = [np.asarray(mark_numbers(picture, [number]))[30, 40].tolist() for number in (sure, doubtful)]
     assert marked[0][1] > marked[0][0]  # green
     assert marked[1][0] > marked[1][1]  # red

@@ -12,10 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from lightning import Trainer
 from PIL import Image
 
 from datamodules import ImageFolderDataModule, MNISTDataModule
 from datamodules.errors import UserError
+from datamodules.lines import crop_line
 from datamodules.strings import StringsDataModule, read_lines
 from lightning_modules.checkpoint import load_network
 from lightning_modules.commands import export, read
@@ -389,6 +391,9 @@ def test_labelled_lines_are_read_split_and_trained_on(strings, capsys, monkeypat
         ("file,digits\n", "names no file"),
         ("file,digits\n0.png,01x\n", "0.png: the text '01x' is not of the signs 0, 1, 2"),
         ("file,digits\n0.png,\n", "0.png: the text '' is not of the signs"),
+        ("file,digits\n0.png\n", "0.png: the text '' is not of the signs"),
+        ("digits,file\n01\n", "names no file for the text '01'"),
+        (f"file,digits\n0.png,{21 * '1'}\n", f"0.png: the text '{21 * '1'}' has no room in the line's 40 columns"),
         ("file,digits\nmissing.png,01\n", "missing.png: no such file or directory"),
         ('file,digits\n"' + 200_000 * "0", "not a table of the columns file,digits"),
     ],
@@ -407,10 +412,80 @@ def test_lines_on_which_nothing_was_found_are_named(strings, caplog):
     assert "nothing was found on 1 of 12 lines (3.png)" in caplog.text
 
 
+def lines_of(strings, **options):
+    """A datamodule of labelled lines, and of composed ones of the same three digits."""
+    data = StringsDataModule(ImageFolderDataModule("digits", image_size=28), strings=strings, **options)
+    data.digits.choose_classes = lambda available: ["0", "1", "2"]
+    return data
+
+
+@pytest.fixture
+def named(strings):
+    """Such a folder, beside one of digits by the same names."""
+    for name in ("0", "1", "2"):
+        Path(f"digits/{name}_digits").rename(f"digits/{name}")
+    return strings
+
+
+def test_a_long_line_is_not_squeezed_and_composed_ones_stay_as_they_are(named):
+    narrow, wide = (lines_of("strings", composed=16) for _ in range(2))
+    narrow.setup("fit")
+    write_line(named / "long.png", [0, 1, 2] * 5)
+    with (named / "strings.csv").open("a") as file:
+        file.write(f"long.png,{5 * '012'}\n")
+    wide.setup("fit")
+    lines = read_lines(named, ["0", "1", "2"])
+    width = lines.pixels.shape[3]
+    assert width == crop_line(Image.open(named / "long.png"), 32).shape[1] > 300
+    assert (lines.pixels[:-1, ..., 160:] == 0).all()
+    assert wide.val_set.pixels.shape[3] == wide.train_set.pixels.shape[3] == width
+    composed, in_wide = (data.augment(data.train_set.batch(range(18)), epoch=0) for data in (narrow, wide))
+    assert in_wide.images.shape == (18, 1, 32, width)
+    assert torch.equal(in_wide.images[:16, ..., :160], composed.images[:16])
+    assert (in_wide.images[:16, ..., 160:] == 0).all()
+    there = composed.labels[:16, :8] != -1
+    places = composed.middles[:16, :8][there] * 160 / width
+    torch.testing.assert_close(in_wide.middles[:16, :8][there], places)
+
+
+def test_lines_on_which_nothing_was_found_are_tested_on_only(named, caplog):
+    for name in ("3.png", "7.png"):
+        Image.new("L", (80, 40), 255).save(named / name)
+    data = lines_of("strings", composed=0, test_strings="strings", repeats=1)
+    data.setup("fit")
+    assert "nothing was found on 2 of 12 lines (3.png, 7.png), which are left out" in caplog.text
+    names = data.train_set.names + data.val_set.names
+    assert len(names) == 10
+    assert not {"3.png", "7.png"} & set(names)
+    data.setup("test")
+    assert len(data.test_set) == 12
+    for number in range(12):
+        Image.new("L", (80, 40), 255).save(named / f"{number}.png")
+    with pytest.raises(UserError, match=r"^strings: nothing was found on any of the 12 lines"):
+        lines_of("strings").setup("fit")
+
+
+def test_digits_are_loaded_where_lines_are_composed_of_them_only(named, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    data = lines_of("strings")
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFolderDataModule, "setup", lambda self, stage: pytest.fail("digits are loaded"))
+        patch.setattr(ImageFolderDataModule, "prepare_data", lambda self: pytest.fail("digits are decoded"))
+        data.trainer = Trainer(accelerator="cpu", logger=False)
+        for stage in ("validate", "test"):
+            data.trainer.state.fn = stage
+            data.prepare_data()
+            data.setup(stage)
+            assert (len(data.val_set), len(data.train_set)) == (2, data.composed + 4 * 10)
+    assert data.test_set is data.val_set
+    assert "There is no test set: the validation lines are used." in caplog.text
+    data.setup("fit")
+    assert data.augment(data.train_set.batch(range(4)), epoch=0).images.amax(dim=(1, 2, 3)).min() > 0.5
+
+
 def test_copies_of_one_line_cannot_be_split(strings):
     (strings / "strings.csv").write_text("file,digits\n0.png,010\n0.png,010\n")
-    data = StringsDataModule(ImageFolderDataModule("digits"), composed=0, strings="strings")
-    data.digits.choose_classes = lambda available: ["0", "1", "2"]
+    data = lines_of("strings", composed=0)
     with pytest.raises(UserError, match="strings: at least two different lines are needed, of which one is validated"):
         data.setup("fit")
 

@@ -1,10 +1,14 @@
 """Any network of timm, and weights to start from."""
 
+from contextlib import nullcontext
+
 import pytest
 import timm
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 
-from datamodules import UserError
+from datamodules import ImageFolderDataModule, UserError
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.commands import export
 from lightning_modules.networks import CustomCNN, TimmClassifier
@@ -79,6 +83,27 @@ def test_any_network_starts_from_weights_of_its_own_kind(workplace, capsys, capl
     assert "the weights tell other classes apart; those of the head are new" in caplog.text
     model = load_classifier(workplace / "runs" / "fewer" / "version_0" / "checkpoints" / "best.ckpt")
     assert len(model.class_names) == 2
+
+
+def test_features_of_a_fit_that_failed_are_not_those_of_the_next(digits, tmp_path):
+    class Failing(Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("fails")
+
+    class Looking(Callback):
+        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+            expected = model.forward_pooled(batch.images)
+            torch.testing.assert_close(model._features["train"][batch.indices], expected, atol=1e-4, rtol=1e-3)
+
+    model = TimmClassifier(NAMES, 1, 20, variant="test_resnet", weights=None, input_size=32, unfreeze_at=None)
+    options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    for seed, callback, ends in (
+        (1, Failing(), pytest.raises(RuntimeError, match="fails")),
+        (2, Looking(), nullcontext()),
+    ):
+        data = ImageFolderDataModule(str(digits), image_size=20, split_seed=seed, augmentation=None)
+        with ends:
+            Trainer(**options, callbacks=[callback], default_root_dir=tmp_path).fit(model, data)
 
 
 def test_weights_of_another_network_are_refused(trained, capsys):

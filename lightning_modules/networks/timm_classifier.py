@@ -125,6 +125,7 @@ class TimmClassifier(Classifier):
 
     def on_fit_start(self) -> None:
         """As every classifier; and say so where images are enlarged that were larger before they were read."""
+        self._features.clear()  # those of a fit that failed
         super().on_fit_start()
         data, wanted = getattr(self.trainer, "datamodule", None), self.preprocessing.size
         if not isinstance(data, ImageFolderDataModule) or data.image_size >= wanted:

@@ -6,8 +6,9 @@ import gradio as gr
 from PIL import Image
 
 from datamodules.errors import UserError
-from datamodules.images import read_image
+from datamodules.images import image_size, read_bytes, read_image
 from datamodules.ink import SIDE
+from lightning_modules.commands.read import scale_boxes
 from lightning_modules.networks.line_reader import LineReader
 from lightning_modules.number_reading import Number, mark_numbers, read_picture
 from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
@@ -44,10 +45,11 @@ def read_tab(reader: LineReader) -> None:
 
     def answer(image: Upload) -> list[dict[str, Any]]:
         try:
-            _, numbers = numbers_on(image)
+            picture, numbers = numbers_on(image)
+            size = image_size(read_bytes(stored(image)))
         except UserError as error:
             raise gr.Error(sentence(error), print_exception=False) from error
-        return [number.to_dict() for number in numbers]
+        return [number.to_dict() for number in scale_boxes(numbers, picture.size, size)]
 
     upload.change(look, upload, [read, shown], concurrency_id="read", **LISTEN)
     publish("read", "The numbers on an image, in the order in which they are read.", answer)
