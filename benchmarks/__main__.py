@@ -24,6 +24,9 @@ from benchmarks import (
     training,
 )
 from benchmarks.harness import Options, as_json, machine
+from datamodules.errors import exit_status
+from datamodules.images import check_folder
+from datamodules.writing import atomic_write, check_output
 
 BENCHES = {
     "training": training.same_work,
@@ -59,6 +62,16 @@ def main(args: list[str] | None = None) -> int:
     unknown = set(given.names) - set(BENCHES)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    if min(given.repeats, given.threads) < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    return exit_status(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    if given.json is not None:
+        check_output(given.json)
+    if given.data_root is not None:
+        check_folder(given.data_root)
     root = None if given.data_root is None else given.data_root.resolve()
     options = Options(root, 1 if given.smoke else given.repeats, given.threads, given.smoke)
     print(json.dumps(machine()))
@@ -67,9 +80,9 @@ def main(args: list[str] | None = None) -> int:
         for measurement in BENCHES[name](options):
             measurements.append(measurement)
             print(measurement.table(), flush=True)
-    if given.json is not None:
-        given.json.write_text(as_json(options, measurements) + "\n")
-    return 0
+        if given.json is not None:  # by now: the next one may take hours
+            with atomic_write(given.json, "w", encoding="utf-8") as file:
+                file.write(as_json(options, measurements) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from retrieval.index import ImageIndex
 from retrieval.search import Vectors
 from retrieval.stores.base import Record
 
+WEIGHTS = "weights/resnet18_to_layer3.pth"
 PHOTOS, COPIED = 500, 40
 FALSE_ALARMS = 0.01  # share of the photographs that another one is taken for a copy of
 
@@ -45,10 +46,11 @@ KINDS: dict[str, tuple[Callable[[Image.Image], Image.Image], str, int]] = {
 
 def run(options: Options) -> list[Measurement]:
     """Copies of 40 of 500 photographs, of one kind at a time, by ResNet-18 to ``layer3``."""
-    if options.data is None or options.smoke:
-        say("duplicates: needs photographs and weights in --data-root; left out")
+    weights = None if options.data is None or options.smoke else options.data / WEIGHTS
+    if weights is None or not weights.exists():
+        say(f"duplicates: needs photographs and {WEIGHTS} in --data-root; left out")
         return []
-    encoder = ResNetEncoder("resnet18", options.data / "weights" / "resnet18_to_layer3.pth", "layer3", device="cpu")
+    encoder = ResNetEncoder("resnet18", weights, "layer3", device="cpu")
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         folder = photo_folder(options, scratch, PHOTOS)

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Measurement, Options, has, say
+from retrieval.index import ImageIndex
 from retrieval.search import nearest
 from retrieval.stores.base import Record, Store
-from retrieval.stores.location import parse_location
+from retrieval.stores.location import Location, parse_location
+from retrieval.update import Update
 
 IMAGES, LENGTH, QUERIES = 50_000, 512, 1_000
 OWN = 32  # directions in which most of the vectors differ; like features of images, they fill only a part of space
@@ -38,21 +40,25 @@ def run(options: Options) -> list[Measurement]:
     blocks = Measurement("queries in blocks of 100", "queries/s")
     found = Measurement(f"recall@{K} of {queries} queries", "")
     building = Measurement("building the graphs", "s")
-    reading = Measurement(f"reading {count} records, as each update does", "s")
-    held = Measurement(f"memory of {count} records", "MB")
-    measurements = [writing, single, blocks, found, building, reading, held]
+    updating = Measurement(f"an update of {count} images, none of which has changed", "s")
+    held = Measurement(f"memory of an update of {count} images", "MB")
+    measurements = [writing, single, blocks, found, building, updating, held]
     with tempfile.TemporaryDirectory() as scratch, running_server(Path(scratch) / "milvus") as server:
         os.environ["MILVUS_TOKEN"] = server.token
-        address = f"{server.uri}/images?exact_up_to="
-        with parse_location(Path(scratch) / "index.sqlite").open(HEADER) as store:
-            writing.values["file"] = [_fill(store, vectors)]
-            reading.values["file"] = [_read(store)[0]]
+        folder = write_files(Path(scratch) / "images", count)
+        file, address = parse_location(Path(scratch) / "index.sqlite"), f"{server.uri}/images?exact_up_to="
+        with file.open(HEADER) as store:
+            writing.values["file"] = [fill(store, vectors)]
+            for measurement, value in zip((updating, held), update(folder, file), strict=True):
+                measurement.values["file"] = [value]
             _search(store, "file", asked, exact, measurements)
         with parse_location(f"{address}{count}").open(HEADER, LENGTH) as store:
-            writing.values["Milvus"] = [_fill(store, vectors)]
-            seconds, megabytes = _read(store)
-            reading.values["Milvus"], held.values["both"] = [seconds], [megabytes]
+            writing.values["Milvus"] = [fill(store, vectors)]
             store.compact()
+            for measurement, value in zip(
+                (updating, held), update(folder, parse_location(f"{address}{count}")), strict=True
+            ):
+                measurement.values["Milvus"] = [value]
             _search(store, "Milvus, exact", asked, exact, measurements)
         with parse_location(f"{address}{count - 1}").open() as store:
             start = time.perf_counter()
@@ -70,7 +76,7 @@ def _vectors(count: int) -> npt.NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _fill(store: Store, vectors: npt.NDArray[np.float32]) -> float:
+def fill(store: Store, vectors: npt.NDArray[np.float32]) -> float:
     """Write all; images a second."""
     start = time.perf_counter()
     for first in range(0, len(vectors), BATCH):
@@ -80,19 +86,37 @@ def _fill(store: Store, vectors: npt.NDArray[np.float32]) -> float:
             [Record(f"{row:08}.png", 1, 1, contents[row], None, 1, 1) for row in rows],
             {contents[row]: vectors[row] for row in rows},
         )
-    return len(vectors) / (time.perf_counter() - start)
-
-
-def _read(store: Store) -> tuple[float, float]:
-    """Read all records; seconds, and MB that they take while they are held."""
-    start = time.perf_counter()
-    store.records()
     seconds = time.perf_counter() - start
-    tracemalloc.start()
-    records = store.records()
-    megabytes = tracemalloc.get_traced_memory()[0] / 1e6
-    tracemalloc.stop()
-    del records
+    store.keep_match_distance(1.0)  # as a complete index has one
+    return len(vectors) / seconds
+
+
+def write_files(folder: Path, count: int) -> Path:
+    """The files whose records ``fill`` writes, none of which an update has to read."""
+    folder.mkdir()
+    for row in range(count):
+        path = folder / f"{row:08}.png"
+        path.write_bytes(b"x")
+        os.utime(path, ns=(1, 1))
+    return folder
+
+
+def update(folder: Path, location: Location) -> tuple[float, float]:
+    """An update for which nothing has changed: seconds, and MB that it holds where it holds most."""
+    from tests.small_encoder import SmallEncoder
+
+    encoder = SmallEncoder()
+    encoder.identity = {key: value for key, value in HEADER.items() if key != "built"}
+    with ImageIndex(folder, encoder, location) as index:
+        start = time.perf_counter()
+        done = index.update()
+        seconds = time.perf_counter() - start
+        tracemalloc.start()
+        index.update()
+        megabytes = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
+    if done != Update(unchanged=done.unchanged):
+        raise RuntimeError(f"something has changed: {done}")
     return seconds, megabytes
 
 

@@ -385,7 +385,7 @@ def _query(options: argparse.Namespace) -> None:
     if options.explain and options.figure is None:
         raise UserError("--explain draws on the figure: name it with --figure FILE")
     if options.figure is not None:
-        check_figure(options.figure)
+        _check_figure(options.figure, options.database)
     if options.region is not None and len(options.queries) > 1:
         raise UserError("--region is a part of one image: leave the others out")
     named = _find_queries(options.queries, options.database)
@@ -413,6 +413,17 @@ def _query(options: argparse.Namespace) -> None:
 
         pairs = list(zip(queries, results, strict=True))
         save_figure(plot_results(pairs, index.encoder if options.explain else None), options.figure)
+
+
+def _check_figure(path: Path, folder: Path) -> None:
+    """Refuse a place where no picture can stand, or where it would be an image of the folder from then on."""
+    from datamodules.formats import EXTENSIONS
+
+    check_figure(path)
+    place, root = path.resolve(), folder.resolve()
+    inside = place.relative_to(root).parts if place.is_relative_to(root) else (".",)
+    if place.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in inside):
+        raise UserError(f"{path}: would be one of the images that are searched; name another place with --figure")
 
 
 def _max_distance(text: str) -> "float | Literal['auto']":
@@ -487,7 +498,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.foreign is not None and not foreign:
         raise no_images(options.foreign)
     if options.figure is not None:
-        check_figure(options.figure)
+        _check_figure(options.figure, options.folder)
     with _open(options, options.folder) as index:
         _bring_up_to_date(index)
         records, matrix = index.store.vectors()
@@ -498,6 +509,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             else:
                 print(as_table([found, found.values()]))
             return
+        if "crops" in index.store.header:
+            _say("scores are of whole images: crops, which a query searches as well, don't count")
         if options.queries is None:
             folder, rankings = options.folder, rank_queries(records, matrix)
         else:
@@ -506,11 +519,15 @@ def _evaluate(options: argparse.Namespace) -> None:
             rankings = rank_queries(records, matrix, *read_queries(folder, classes, index.encoder))
         _print_scores(summarise(rankings), options.json)
         if options.figure is not None:
+            from retrieval.index import Match
             from retrieval.plots import plot_results
 
             worst = sorted(rankings, key=lambda ranking: ranking.average_precision)[:WORST]
-            paths = [folder / ranking.name for ranking in worst]
-            save_figure(plot_results(list(zip(paths, index.search_many(paths), strict=True))), options.figure)
+            drawn = [
+                (folder / one.name, [Match(options.folder / hit.path, hit.distance, hit.label) for hit in one.closest])
+                for one in worst
+            ]
+            save_figure(plot_results(drawn), options.figure)
 
 
 def _print_scores(table: "Mapping[str, Mapping[str, float]]", as_json: bool) -> None:
@@ -538,7 +555,7 @@ def _audit(options: argparse.Namespace) -> None:
 
     output, sheet = options.output or Path("audit.csv"), options.figure or Path("audit.png")
     check_output(output)
-    check_figure(sheet)
+    _check_figure(sheet, options.folder)
     keep = options.keep or "largest"
     if options.plan is not None:
         check_output(options.plan)
@@ -631,6 +648,13 @@ def _clean_up(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from retrieval.app.uploads import private_uploads
+
+    with private_uploads():
+        _serve_page(options)
+
+
+def _serve_page(options: argparse.Namespace) -> None:
     # Read when torch is imported: its threads don't spin while they wait, since the server needs the cores as well.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

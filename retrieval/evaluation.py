@@ -13,9 +13,10 @@ from retrieval.encoders.base import Encoder
 from retrieval.index import ImageIndex
 from retrieval.query import Example, read_example
 from retrieval.search import ROUNDING, Vectors, nearest
-from retrieval.stores.base import Record, Store
+from retrieval.stores.base import Hit, Record, Store
 
 CUTOFFS = (1, 4, 10)
+SHOWN = 4  # images that a ranking keeps, to be drawn
 BLOCK = 256  # queries at once: bounds the memory
 SAMPLE = 1000  # queries by which an approximate search is judged
 
@@ -29,12 +30,14 @@ class Ranking:
         label: Its class.
         precision: By cutoff k, the share of the first k that are of its class, in [0, 1].
         average_precision: Mean of the precisions at each image of its class, in [0, 1].
+        closest: The first four of all.
     """
 
     name: str
     label: str
     precision: dict[int, float]
     average_precision: float
+    closest: list[Hit]
 
 
 def rank_queries(
@@ -65,25 +68,29 @@ def rank_queries(
         queries, vectors = [records[row] for row in chosen], matrix
     rankings = []
     for start in range(0, len(queries), BLOCK):
-        products = vectors[start : start + BLOCK] @ matrix.T
-        for query, row in zip(queries[start : start + BLOCK], products, strict=True):
-            others = contents != names.get(query.digest or b"", -1)
-            order = np.argsort(-row[others], kind="stable")
-            relevant = (labels[others] == query.label)[order]
+        block = vectors[start : start + BLOCK]
+        for query, vector, row in zip(queries[start : start + BLOCK], block, block @ matrix.T, strict=True):
+            others = np.flatnonzero(contents != names.get(query.digest or b"", -1))
+            order = others[np.argsort(-row[others], kind="stable")]
+            relevant = labels[order] == query.label
             if relevant.any():
-                rankings.append(_ranking(query, relevant))
+                distances = np.linalg.norm(matrix[order[:SHOWN]] - vector, axis=1).tolist()
+                found = [records[chosen[place]] for place in order[:SHOWN]]
+                hits = [Hit(one.path, one.label, distance) for one, distance in zip(found, distances, strict=True)]
+                rankings.append(_ranking(query, relevant, hits))
     if not rankings:
         raise UserError("searching can be evaluated only where a class has two different images")
     return rankings
 
 
-def _ranking(query: Record, relevant: npt.NDArray[np.bool_]) -> Ranking:
+def _ranking(query: Record, relevant: npt.NDArray[np.bool_], closest: list[Hit]) -> Ranking:
     places = np.flatnonzero(relevant) + 1
     return Ranking(
         query.path,
         query.label or "",
         {k: float(relevant[:k].mean()) for k in CUTOFFS},
         float((np.arange(1, len(places) + 1) / places).mean()),
+        closest,
     )
 
 

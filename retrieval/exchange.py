@@ -151,7 +151,7 @@ def import_index(path: Path, location: Location) -> int:
     """Make an index of a file that ``export_index`` wrote; returns how many images it has.
 
     Raises:
-        UserError: There is one already, or as ``read_exported``.
+        UserError: There is one already, be it an empty one of another encoder, or as ``read_exported``.
     """
     exported = read_exported(path)
     with location.write_lock(wait=True):
@@ -159,6 +159,12 @@ def import_index(path: Path, location: Location) -> int:
             with location.open() as store:
                 if store.records():
                     raise UserError(f"{location}: there is an index already; name another place with --index")
+                for key in sorted((exported.header.keys() | store.header.keys()) - {"built", "storage"}):
+                    if (there := store.header.get(key)) != (wanted := exported.header.get(key)):
+                        raise UserError(
+                            f"{location}: an empty index, made with {key} {there}, not {wanted}: delete it, or name "
+                            "another place with --index"
+                        )
         except MissingIndexError:
             pass
         with location.open(exported.header, exported.vectors.shape[1]) as store:

@@ -1,6 +1,7 @@
 """A folder that can be searched: files, encoder and store, tied together."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,8 @@ class ImageIndex:
         """As ``search``, for many queries at once, whose comparison is one matrix product."""
         if k < 1:
             raise UserError(f"k must be at least 1, got {k}")
-        if label is not None and label not in (labels := self.store.labels()):
+        if label is not None and not self.store.has_label(label):
+            labels = self.store.labels()
             known = f"there are {', '.join(labels)}" if labels else "no image lies in a class folder"
             raise UserError(f"no image has the label {label}: {known}")
         reach = self.match_distance if max_distance == "auto" else 2.0 if max_distance is None else max_distance
@@ -180,9 +182,9 @@ class ImageIndex:
             UserError: The folder has too few images to tell.
         """
         distance = self.store.match_distance()
-        if distance is None:  # an index of before, or one that may not be written
+        if distance is None:  # an index of before, or one that is being updated
             distance = match_distance(self.store)
-        if distance is None:
+        if math.isinf(distance):
             raise UserError(f"{self.folder}: fewer than {FEWEST} different images: too few to tell a match from chance")
         return distance
 

@@ -1,5 +1,7 @@
 """How close an image must be to be a match, and not the closest by chance: drawn from the collection itself."""
 
+import math
+
 import numpy as np
 
 from retrieval.audit import NEIGHBOURS, first_others
@@ -11,7 +13,7 @@ FEWEST = 20  # different images below which nothing can be said
 BLOCK = 32  # queries at once
 
 
-def match_distance(store: Store) -> float | None:
+def match_distance(store: Store) -> float:
     """The distance beyond which nothing in a collection is similar to a query.
 
     An image of the collection, asked with, finds one of the others within it in 95 % of cases. Copies and
@@ -21,11 +23,11 @@ def match_distance(store: Store) -> float | None:
         store: The index.
 
     Returns:
-        In [0, 2]; None for a collection of fewer than 20 different images.
+        In [0, 2]; infinite for a collection of fewer than 20 different images.
     """
     contents, vectors = store.sample(SAMPLE)
     if len(contents) < FEWEST:
-        return None
+        return math.inf
     nearest = []
     for start in range(0, len(contents), BLOCK):
         part = slice(start, start + BLOCK)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from datamodules.images import read_image
+from datamodules.images import convert_image, read_image
 from datamodules.text import short_name
 from retrieval.audit import Finding
 from retrieval.encoders.base import Encoder
@@ -88,7 +88,7 @@ def _draw_query(query: Query) -> Image.Image:
 
 def _draw_example(example: Example) -> Image.Image:
     if isinstance(example.image, Image.Image):
-        image = example.image.convert("RGB")
+        image = convert_image(example.image, channels=3)
     else:
         image = read_image(Path(example.image), channels=3, all_pixels=example.region is not None)
     if example.region is not None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from datamodules.errors import UserError
-from datamodules.images import ImageError, decode_image, read_bytes
+from datamodules.images import ImageError, convert_image, decode_image, read_bytes
 from datamodules.splits import digest
 from retrieval.encoders.base import Encoder, Pixels
 from retrieval.search import Vectors
@@ -100,7 +101,7 @@ def read_example(example: Example, encoder: Encoder) -> tuple[Pixels, bytes | No
         UserError: The file can't be read, or the region does not lie in it.
     """
     if isinstance(example.image, Image.Image):
-        image = example.image.convert("L" if encoder.channels == 1 else "RGB")
+        image = convert_image(example.image, encoder.channels)
         return encoder.prepare(example.cut(image)), None
     path = Path(example.image)
     data = read_bytes(path)
@@ -123,11 +124,12 @@ def encode_queries(queries: Iterable[Query], encoder: Encoder) -> tuple[Vectors,
         UserError: A file can't be read, a region does not lie in its image, or images cancel each other out.
     """
     asked = [examples_of(query) for query in queries]
-    read = [read_example(example, encoder) for examples in asked for example in examples]
-    pixels = [image for image, _ in read]
-    size = encoder.batch_size
-    encoded = iter(np.concatenate([encoder.encode(pixels[i : i + size]) for i in range(0, len(pixels), size)]))
-    contents = iter([content for _, content in read])
+    waiting = (example for examples in asked for example in examples)
+    batches, found = [], []
+    while batch := [read_example(example, encoder) for example in islice(waiting, encoder.batch_size)]:
+        batches.append(encoder.encode([pixels for pixels, _ in batch]))
+        found += [content for _, content in batch]
+    encoded, contents = iter(np.concatenate(batches)), iter(found)
     vectors, without = [], []
     for examples in asked:
         vector = sum(np.float32(example.weight) * next(encoded) for example in examples)

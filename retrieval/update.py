@@ -62,6 +62,7 @@ class _Plan:
         known: Contents, with width and height, whose vectors are there until the end.
         result: What is known of the other files.
         crops: Whether crops of the images have vectors, too.
+        incomplete: Whether an update before was killed once it had written all, but not completed it.
     """
 
     changed: dict[str, Record | None] = field(default_factory=dict)
@@ -69,6 +70,12 @@ class _Plan:
     known: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     result: Update = field(default_factory=Update)
     crops: bool = False
+    incomplete: bool = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the index changes."""
+        return bool(self.changed or self.removed or self.incomplete)
 
     def remember(self, record: Record) -> None:
         """Note that the vector of a record's content is there."""
@@ -113,7 +120,7 @@ class Updater:
         group, leads = self.group, self.group.rank == 0
         self._store = None
         with contextlib.ExitStack() as opened:
-            plan = group.share(lambda: self._prepare(opened, wait))
+            plan = group.share(lambda: self._begin(opened, wait))
             if not leads:
                 plan.result = Update()
                 if plan.changed and self.location.shared:
@@ -124,10 +131,18 @@ class Updater:
             if leads and self._store is not None:
                 if plan.removed:
                     self._store.remove(plan.removed)
-                self._store.compact(progress)
-                if plan.changed or plan.removed:
+                if plan.has_work or self.location.shared:  # where `exact_up_to` may be another one
+                    self._store.compact(progress)
+                if plan.has_work:
                     self._store.keep_match_distance(match_distance(self._store))
         return sum(results, Update()) if leads else plan.result
+
+    def _begin(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
+        """Before anything is written, forget what is kept last: where it is missing, an update was not completed."""
+        plan = self._prepare(opened, wait)
+        if self._store is not None and plan.has_work:
+            self._store.keep_match_distance(None)
+        return plan
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
         """Find out what is to be done; if there is anything, lock the index, and create it if there is none."""
@@ -150,7 +165,7 @@ class Updater:
                     f"{self.location} was made without {lacks}: delete it, or name another place with --index"
                 )
             plan = self._compare(self._store, paths)
-            if self.location.shared or not (plan.changed or plan.removed):
+            if self.location.shared or not plan.has_work:
                 return plan  # there is no lock to wait for, or nothing to do
         opened.enter_context(self.location.write_lock(wait))
         if self._store is None:
@@ -181,7 +196,12 @@ class Updater:
 
     def _compare(self, store: Store, paths: list[Path]) -> _Plan:
         records = store.records()
-        plan = _Plan(crops="crops" in store.header)
+        if records and not paths:
+            raise UserError(
+                f"{self.folder}: no images in this folder, {len(records)} in its index {store.location}: "
+                "is its disk not mounted? If they are gone for good, delete the index"
+            )
+        plan = _Plan(crops="crops" in store.header, incomplete=bool(records) and store.match_distance() is None)
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
             record = records.pop(name, None)

@@ -67,12 +67,32 @@ def test_other_programs_read_it(indexed, capsys):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_empty_index_comes_back(indexed, capsys, name):
-    for path in indexed.rglob("*.jpg"):
-        path.unlink()
-    assert main(["index", "photos"]) == 0
+    with find_location(Path("photos"), None).open() as store:
+        store.remove(store.records())
     assert main(["export", "photos", name]) == 0
     assert main(["import", "photos", name, "--index", "again.sqlite"]) == 0
     assert contents("again.sqlite")[1] == []
+
+
+def test_an_empty_index_takes_no_vectors_of_another_encoder(indexed, resnet_weights, capsys):
+    command = ["index", "photos", "--encoder", "resnet18", "--weights", str(resnet_weights), "--index"]
+    for index, options, said in (
+        ("layer.sqlite", ["--layer", "layer3"], "layer layer3, not layer2"),
+        ("crops.sqlite", ["--layer", "layer2", "--crops"], "crops 5, not None"),
+        ("half.sqlite", ["--layer", "layer2", "--storage", "float16"], None),
+    ):
+        assert main([*command, index, *options]) == 0
+        with find_location(Path("photos"), index).open() as store:
+            store.remove(store.records())
+        assert main(["export", "photos", KINDS[0]]) == 0
+        capsys.readouterr()
+        if said is None:
+            assert main(["import", "photos", KINDS[0], "--index", index]) == 0
+            assert len(contents(index)[1]) == 14
+        else:
+            err = failure(capsys, "import", "photos", KINDS[0], "--index", index)
+            assert f"error: {index}: an empty index, made with {said}" in err
+            assert contents(index)[1] == []
 
 
 def test_a_name_that_is_no_text_goes_to_numpy_alone(indexed, capsys):

@@ -21,6 +21,8 @@ from PIL import Image
 from datamodules.errors import UserError
 from retrieval.cli import main
 from retrieval.index import ImageIndex
+from retrieval.match_distance import match_distance
+from retrieval.plots import plot_matches
 from retrieval.query import Example, encode_queries
 from retrieval.stores.location import INDEX_NAME
 from retrieval.stores.sqlite import SQLiteStore
@@ -217,13 +219,76 @@ def test_an_empty_folder_is_a_clear_error_and_stays_empty(tmp_path):
         updated(tmp_path / "missing")
 
 
-def test_a_folder_that_has_been_emptied_has_an_empty_index(photos):
+def test_a_folder_without_images_does_not_empty_its_index(photos, tmp_path):
+    for index in (None, tmp_path / "elsewhere.sqlite"):
+        with ImageIndex.open(photos, SmallEncoder(), index) as made:
+            made.update()
+    unmounted = tmp_path / "unmounted"
+    photos.rename(unmounted)
+    photos.mkdir()
+    (unmounted / INDEX_NAME).rename(photos / INDEX_NAME)
+    for index in (None, tmp_path / "elsewhere.sqlite"):
+        with ImageIndex.open(photos, SmallEncoder(), index) as kept:
+            message = f"^{photos}: no images in this folder, 12 in its index .*: is its disk not mounted"
+            with pytest.raises(UserError, match=message):
+                kept.update()
+            assert len(kept.search(draw_photo(0, 0), k=50)) == 12
+    photos.rename(tmp_path / "other")
+    unmounted.rename(photos)
+    with ImageIndex.open(photos, SmallEncoder(), tmp_path / "elsewhere.sqlite") as index:
+        assert vars(index.update()) == {"encoded": 0, "known": 0, "removed": 0, "unchanged": 12, "errors": []}
+
+
+def test_an_update_that_was_killed_before_its_end_is_completed_by_the_next(photos, monkeypatch):
+    for number in range(4, 30):
+        draw_photo(0, number).save(photos / "sky" / f"{number}.jpg")
     updated(photos)
-    for path in photos.rglob("*.jpg"):
-        path.unlink()
-    assert updated(photos) == (0, 0, 0, 12)
     with open_index(photos) as index:
-        assert index.search(draw_photo(0, 0)) == []
+        before = index.match_distance
+    for path in (photos / "sky").iterdir():
+        path.unlink()
+    for number in range(30):
+        draw_photo(number % 3, 100 + number).save(photos / "grass" / f"{100 + number}.jpg")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLiteStore, "compact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            updated(photos)
+    assert updated(photos) == (0, 0, 38, 0)
+    with open_index(photos) as index:
+        kept, anew = index.store.match_distance(), match_distance(index.store)
+    assert kept == anew != before
+    with contextlib.closing(sqlite3.connect(photos / INDEX_NAME)) as reader:
+        assert reader.execute("SELECT count(*) FROM contents").fetchone() == (38,)
+
+
+def test_that_images_are_too_few_for_a_distance_is_kept_as_well(photos, monkeypatch):
+    updated(photos)
+    monkeypatch.setattr("retrieval.update.match_distance", lambda store: pytest.fail("is drawn again"))
+    assert updated(photos) == (0, 0, 12, 0)
+    with open_index(photos) as index, pytest.raises(UserError, match="fewer than 20 different images"):
+        index.search(photos / "sky" / "0.jpg", max_distance="auto")
+
+
+def test_an_image_without_any_feature_is_like_its_kind_and_unlike_all_others(photos):
+    class Rectified(SmallEncoder):
+        def maps(self, pixels):
+            return super().maps(pixels) - 0.01
+
+    for name in ("black", "darkness"):
+        Image.new("RGB", (40, 40 + len(name))).save(photos / f"{name}.png")
+    for options in ({}, {"crops": True}):
+        with ImageIndex.open(photos, Rectified(), photos / f"{len(options)}.sqlite") as index:
+            index.update(**options)
+            found = index.search(photos / "black.png", k=20)
+            assert (found[0].path.name, found[0].distance) == ("darkness.png", 0)
+            assert min(match.distance for match in found[1:]) > 1.4
+            others = index.search(photos / "sky" / "0.jpg", k=20)
+            assert {match.path.name for match in others[-2:]} == {"black.png", "darkness.png"}
+            assert plot_matches(photos / "black.png", found, index.encoder).axes
 
 
 def test_an_index_of_another_encoder_is_refused(photos):
@@ -258,6 +323,35 @@ def test_search_leaves_the_query_and_its_copies_out_unless_asked_for(photos):
             index.search(query, k=0)
         with pytest.raises(UserError, match="no image has the label Sand: there are grass, sand, sky"):
             index.search(query, label="Sand")
+
+
+def test_labels_are_listed_only_for_who_names_one_that_is_none(photos, monkeypatch):
+    updated(photos)
+    with open_index(photos) as index:
+        monkeypatch.setattr(SQLiteStore, "labels", lambda store: pytest.fail("all are read"))
+        assert len(index.search(draw_photo(0, 0), label="sky")) == 4
+
+
+def test_queries_are_read_and_encoded_a_batch_at_a_time(photos):
+    class Counting(SmallEncoder):
+        waiting, most = 0, 0
+
+        def prepare(self, image):
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            return super().prepare(image)
+
+        def encode(self, images):
+            self.waiting -= len(images)
+            return super().encode(images)
+
+    encoder, paths = Counting(batch_size=4), sorted(photos.rglob("*.jpg"))
+    together = [[Example(path), Example(paths[0], weight=-0.5)] for path in paths]
+    vectors, contents = encode_queries([*paths, *together], encoder)
+    assert encoder.most <= 4
+    assert (len(vectors), [len(files) for files in contents]) == (24, [1] * 13 + [2] * 11)
+    for query, vector in ((paths[7], vectors[7]), (together[7], vectors[19])):
+        np.testing.assert_allclose(encode_queries([query], SmallEncoder())[0][0], vector, atol=1e-6)
 
 
 def test_a_part_of_an_image_is_searched_with_alone(photos):
@@ -324,6 +418,7 @@ def test_many_queries_give_what_each_alone_gives(photos):
         ("CMYK", {"format": "JPEG", "quality": 95}),
         ("CMYK", {"format": "TIFF"}),
         ("RGBA", {"format": "PNG"}),
+        ("transparent", {"format": "PNG"}),
         ("P", {"format": "PNG"}),
         ("P", {"format": "GIF"}),
         ("L", {"format": "PNG"}),
@@ -347,6 +442,12 @@ def test_a_picture_finds_itself_whatever_the_form(photos, tmp_path, mode, option
         picture = picture.transpose(Image.Transpose.ROTATE_90)
         options = {**options, "exif": Image.Exif()}
         options["exif"][0x0112] = 6  # to be turned right by 90 degrees
+    elif mode == "transparent":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").save(
+            photos / "grass" / "2.png"
+        )
+        updated(photos)
     elif mode == "P":
         picture = picture.quantize(256)
     else:
@@ -356,8 +457,11 @@ def test_a_picture_finds_itself_whatever_the_form(photos, tmp_path, mode, option
     with open_index(photos) as index:
         found = index.search(query, k=3, include_self=True)
         expected = index.search(photos / "grass" / "2.png", k=2)
-    assert found[0].path == photos / "grass" / "2.png"
-    assert {match.path for match in found[1:]} == {match.path for match in expected}
+        assert found[0].path == photos / "grass" / "2.png"
+        assert {match.path for match in found[1:]} == {match.path for match in expected}
+        assert index.search(Image.open(query), k=3, include_self=True) == found
+    figures = [plot_matches(picture, []) for picture in (query, Image.open(query))]
+    np.testing.assert_array_equal(*[figure.axes[0].images[0].get_array() for figure in figures])
 
 
 @pytest.mark.parametrize("name", ["ünï cødé 🙂.png", "a\nb.png", "%2e%00'\".png", os.fsdecode(b"\xff\xfe.png")])

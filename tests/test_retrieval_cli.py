@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from retrieval.cli import main
+from retrieval.stores.sqlite import SQLiteStore
 from tests.conftest import REPOSITORY, draw_photo, start
 
 
@@ -276,6 +278,52 @@ def test_evaluate_scores_by_class(indexed, capsys):
     assert rows[-1]["class"] == "all"
     assert rows[-1]["queries"] == 3
     assert rows[-1]["precision@1"] == 1
+
+
+def test_the_worst_queries_are_drawn_with_what_was_scored(place, encoder, capsys, monkeypatch):
+    shutil.copy("query_images/sky_30.jpg", "photos/alone.jpg")  # in no class folder, so that it isn't ranked
+    run(capsys, "index", "photos", *encoder, "--crops")
+    drawn = []
+    monkeypatch.setattr("retrieval.plots.plot_results", lambda results: drawn.extend(results) or Figure())
+    _, err = run(capsys, "evaluate", "photos", "--figure", "worst.png")
+    assert "scores are of whole images: crops, which a query searches as well, don't count" in err
+    with SQLiteStore(Path("photos/.digitdoodle.sqlite")) as store:
+        records, matrix = store.vectors()
+    places = {Path("photos", record.path): row for row, record in enumerate(records)}
+    del places[Path("photos/alone.jpg")]
+    assert len(drawn) == 5
+    for query, matches in drawn:
+        distances = {path: np.linalg.norm(matrix[row] - matrix[places[query]]) for path, row in places.items()}
+        closest = sorted(places.keys() - {query}, key=distances.__getitem__)[:4]
+        assert [match.path for match in matches] == closest
+        assert [match.label for match in matches] == [path.parent.name for path in closest]
+        np.testing.assert_allclose([match.distance for match in matches], [distances[path] for path in closest])
+    _, err = run(capsys, "evaluate", "photos", "--queries", "query_images", "--figure", "worst.png")
+    assert "scores are of whole images" in err
+    assert {query.parent.name for query, _ in drawn[5:]} == {"query_images"}
+    _, err = run(capsys, "evaluate", "photos", "--index", "other.sqlite", *encoder)
+    assert "scores are of whole images" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "figure"),
+    [
+        (["audit", "."], "audit.png"),
+        (["audit", ".", "--figure", "sky/found.JPG"], "sky/found.JPG"),
+        (["query", "sky/0.jpg", "--database", ".", "--figure", "x.png"], "x.png"),
+        (["evaluate", "../photos", "--figure", "x.webp"], "x.webp"),
+    ],
+)
+def test_a_figure_is_not_put_among_the_images_that_are_searched(indexed, capsys, monkeypatch, args, figure):
+    monkeypatch.chdir("photos")
+    before = sorted(Path().rglob("*"))
+    err = failure(capsys, *args)
+    assert f"error: {figure}: would be one of the images that are searched; name another place with --figure\n" == err
+    assert sorted(Path().rglob("*")) == before
+    if args[0] == "audit":
+        run(capsys, "audit", ".", "--figure", ".found.png")
+        run(capsys, "audit", ".", "--figure", "../found.png")
+        run(capsys, "audit", ".", "--figure", "found.pdf")
 
 
 def test_audit_finds_what_is_wrong(indexed, capsys):

@@ -6,6 +6,7 @@ import sqlite3
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from datamodules.errors import UserError
 from retrieval.stores.base import MissingIndexError, migrate
@@ -57,6 +58,31 @@ def test_the_matrix_file_is_made_again_when_it_does_not_match(store, location, d
         derived.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     with SQLiteStore(location) as again:
         assert again.search(VECTORS, 6, [()] * 6) == expected
+
+
+def test_the_matrix_file_is_left_alone_while_another_process_updates_the_index(store, location):
+    derived = location.with_name(location.name + ".vectors")
+    with FileLock(f"{location}.lock"):
+        fill(store, 2)
+        assert len(store.search(VECTORS[:1], 9, [()])[0]) == 2
+        assert not derived.exists()
+        store.compact()  # as the process does that updates it
+        written = derived.stat().st_mtime_ns
+        with SQLiteStore(location) as reader:
+            fill(store, 6)
+            assert len(reader.search(VECTORS[:1], 9, [()])[0]) == 6
+        assert derived.stat().st_mtime_ns == written
+    with SQLiteStore(location) as reader:
+        assert len(reader.search(VECTORS[:1], 9, [()])[0]) == 6
+    assert derived.stat().st_mtime_ns > written
+
+
+def test_what_a_killed_process_has_left_of_the_matrix_file_goes(store, location):
+    left = location.with_name(f".{location.name}.vectors.0123abcd.tmp")
+    left.touch()
+    fill(store)
+    store.search(VECTORS, 6, [()] * 6)
+    assert sorted(path.name for path in location.parent.iterdir() if "vectors" in path.name) == ["index.sqlite.vectors"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])

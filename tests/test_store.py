@@ -40,6 +40,7 @@ def opened(request, tmp_path):
 def store(opened):
     with opened(HEADER) as store:
         store.remove(store.records())
+        store.keep_match_distance(None)
         yield store
 
 
@@ -91,6 +92,19 @@ def test_search_can_be_limited_to_a_label(store):
     assert paths(store.search(VECTORS[:1], 5, [()], label="ü")[0]) == ["ü/4.png"]
     assert store.search(VECTORS[:1], 5, [()], label="none") == [[]]
     assert store.labels() == ["a", "ü"]
+    store.add([Record("b/broken.png", 5, 6, None, "b", error="cut off")], {})
+    assert [label for label in ("a", "ü", "b", "none", "") if store.has_label(label)] == ["a", "ü"]
+
+
+def test_an_index_that_has_changed_has_another_revision(store, opened):
+    revisions = set()
+    for number in range(3):
+        fill(store, number)
+        store.keep_match_distance(0.5)
+        with opened() as reader:
+            assert reader.revision() == store.revision()
+        revisions.add(store.revision())
+    assert len(revisions) == 3
 
 
 def test_a_sample_has_each_content_once(store):
@@ -101,6 +115,17 @@ def test_a_sample_has_each_content_once(store):
     assert sorted(contents) == [bytes([n] * 16) for n in range(6)]
     np.testing.assert_array_equal(vectors, VECTORS[[content[0] for content in contents]])
     assert len(store.sample(4)[0]) <= 4
+
+
+@pytest.mark.parametrize("first", [0x00, 0x60, 0xE0])
+def test_a_sample_has_nothing_to_do_with_the_order_of_the_paths(store, first):
+    fill(store, 0)
+    contents = [bytes([first + number] * 16) for number in range(30)]
+    store.add(
+        [Record(f"{29 - n:02}.png", 1, 1, contents[n], None, 1, 1) for n in reversed(range(30))],
+        {content: VECTORS[number % 6] for number, content in enumerate(contents)},
+    )
+    assert sorted(store.sample(5)[0]) == contents[:5]
 
 
 def test_the_distance_of_a_match_is_kept_beside_the_header(store, opened):

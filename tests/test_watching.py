@@ -70,6 +70,34 @@ def test_an_index_among_the_images_does_not_wake_itself(photos):
     assert (len(updates), failures) == (2, [])
 
 
+def test_a_folder_that_has_lost_its_images_is_said_and_watched_on(photos, tmp_path):
+    told, failures, stop = [], [], threading.Event()
+    with ImageIndex.open(photos, SmallEncoder(), tmp_path / "index.sqlite") as index:
+        index.update()
+        watcher = threading.Thread(target=watch, args=(index, told.append, failures.append, stop))
+        watcher.start()
+        time.sleep(1)
+        for folder in list(photos.iterdir()):
+            folder.rename(tmp_path / folder.name)
+        wait_until(lambda: failures)
+        assert "no images in this folder, 12 in its index" in str(failures[0])
+        draw_photo(0, 9).save(photos / "new.png")
+        for name in ("sky", "grass", "sand"):
+            (tmp_path / name).rename(photos / name)
+        wait_until(lambda: told)
+        stop.set()
+        watcher.join()
+        assert len(index.search(draw_photo(0, 0), k=50)) == 13
+        assert sum(update.removed for update in told) == sum(update.known for update in told)
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_ctrl_c_ends_it(watching):
     time.sleep(1)
     watching.send_signal(signal.SIGINT)

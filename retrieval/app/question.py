@@ -57,7 +57,13 @@ class Question:
         return Question(kept=(*self.kept, Example(self.chosen, self.region, weight)))
 
     def remove(self, place: int) -> "Question":
-        """No longer keep an image."""
+        """No longer keep an image.
+
+        Raises:
+            UserError: It isn't kept, whatever the client says.
+        """
+        if not isinstance(place, int) or not 0 <= place < len(self.kept):
+            raise UserError("That image is no longer shown: search again.")
         return replace(self, kept=self.kept[:place] + self.kept[place + 1 :])
 
     def click(self, x: int, y: int) -> "Question":

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +159,8 @@ def search_tab(page: gr.Blocks, tab: gr.Tab, index: ImageIndex, samples: Sequenc
         **LISTEN,
         concurrency_id="search",
     )
-    page.load(lambda: gr.Dropdown([ANY, *_labels(index)]), None, label, api_visibility="private")
+    labels = known_labels(index)
+    page.load(lambda: gr.Dropdown([ANY, *labels()]), None, label, api_visibility="private")
 
     def answer(
         image: Upload,
@@ -328,10 +330,19 @@ def _name(index: ImageIndex, match: Match) -> str:
     return sendable(str(match.path.relative_to(index.folder)))
 
 
-def _labels(index: ImageIndex) -> list[str]:
-    with suppress(UserError):  # which a search says
+def known_labels(index: ImageIndex) -> Callable[[], list[str]]:
+    """What lists the labels to choose from, anew once the index has changed: on Milvus that reads all rows."""
+
+    @lru_cache(maxsize=1)
+    def listed(revision: str) -> list[str]:
         return [label for label in index.store.labels() if label == sendable(label)]
-    return []
+
+    def labels() -> list[str]:
+        with suppress(UserError):  # which a search says
+            return listed(index.store.revision())
+        return []
+
+    return labels
 
 
 def find_samples(folder: Path, limit: int = SAMPLES) -> list[Path]:

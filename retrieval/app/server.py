@@ -204,7 +204,7 @@ def read_users(path: Path) -> list[tuple[str, str]]:
         UserError: It can't be read, or has another line.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {reason(error) if isinstance(error, OSError) else 'not a text file'}") from error
     users = [(user, password) for user, _, password in (line.partition(":") for line in lines)]

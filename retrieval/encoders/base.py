@@ -96,7 +96,8 @@ class Encoder(ABC):
             images: B arrays (C, H, W), uint8, as ``prepare`` gives them.
 
         Returns:
-            (B, D), float32, of length 1.
+            (B, D), float32, of length 1; of features that are all 0, as a ReLU network may have for black, one that
+            points away from all others'.
 
         Raises:
             UserError: The network gives something else than finite numbers.
@@ -129,6 +130,8 @@ class Encoder(ABC):
         if not np.isfinite(vectors).all():
             name = self.arguments.get("weights") or self.arguments.get("path") or self.identity["encoder"]
             raise UserError(f"{name}: the network gives features that are not finite; its weights are unusable")
+        # Features of ReLUs are never negative. The origin would be closer to a query than most images are.
+        vectors[np.linalg.norm(vectors, axis=-1) < 0.5] = -(vectors.shape[-1] ** -0.5)
         return vectors
 
     @torch.inference_mode()
@@ -147,7 +150,7 @@ class Encoder(ABC):
         """
         maps = self.maps(self._batch([image])).float()[0]
         parts = torch.einsum("dhw,d->hw", maps, torch.from_numpy(vector).to(self.device))
-        parts /= maps.mean(dim=(1, 2)).norm() * parts.numel()
+        parts /= maps.mean(dim=(1, 2)).norm().clamp_min(1e-12) * parts.numel()
         result: npt.NDArray[np.float32] = parts.cpu().numpy()
         return result
 

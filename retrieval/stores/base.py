@@ -105,6 +105,14 @@ class Store(ABC):
         """The labels of all images, in order."""
 
     @abstractmethod
+    def has_label(self, label: str) -> bool:
+        """Whether an image has a label."""
+
+    @abstractmethod
+    def revision(self) -> str:
+        """Text that is another one once an update has changed the images."""
+
+    @abstractmethod
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         """Write records, and the vectors of contents that are new; both or neither. Once it returns, they stay.
 
@@ -147,11 +155,11 @@ class Store(ABC):
 
     @abstractmethod
     def match_distance(self) -> float | None:
-        """What ``keep_match_distance`` was last called with; None if it never was."""
+        """What ``keep_match_distance`` was last called with; None if it never was, or an update isn't completed."""
 
     @abstractmethod
     def keep_match_distance(self, distance: float | None) -> None:
-        """Keep the distance beyond which nothing is similar to a query, in [0, 2]; None if there is none."""
+        """Keep the distance beyond which nothing is similar to a query, in [0, 2], or infinite; None forgets it."""
 
     @abstractmethod
     def vectors(self) -> tuple[list[Record], Vectors]:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import UserError, reason
 from retrieval.stores.base import Store
-from retrieval.stores.sqlite import SQLiteStore
+from retrieval.stores.sqlite import SQLiteStore, lock_of
 
 INDEX_NAME = ".digitdoodle.sqlite"  # hidden, so that it is never taken for an image
 
@@ -70,7 +70,7 @@ class FileLocation(Location):
 
     @contextlib.contextmanager
     def write_lock(self, wait: bool) -> Iterator[None]:
-        lock = FileLock(f"{self.path}.lock", timeout=-1 if wait else 0)
+        lock = FileLock(lock_of(self.path), timeout=-1 if wait else 0)
         try:
             lock.acquire()
         except Timeout:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -145,6 +146,10 @@ class MilvusStore(Store):
 
     def _query(self, expression: str, fields: list[str]) -> list[dict[str, Any]]:
         """All rows for which an expression holds (https://milvus.io/docs/boolean.md)."""
+        return list(self._rows(expression, fields))
+
+    def _rows(self, expression: str, fields: list[str]) -> Iterator[dict[str, Any]]:
+        """The same, one after the other."""
         # The iterator begins with a call of its own, which would wait for a minute.
         self._client.has_collection(self._collection, timeout=SECONDS)
         pages = self._client.query_iterator(
@@ -155,13 +160,28 @@ class MilvusStore(Store):
             consistency_level="Strong",
             timeout=SECONDS,
         )
-        rows: list[dict[str, Any]] = []
         try:
             while page := pages.next():
-                rows += page
+                yield from page
         finally:
             pages.close()
+
+    def _ask(self, expression: str, fields: list[str], **options: Any) -> list[dict[str, Any]]:
+        """A few rows for which an expression holds, in one answer."""
+        rows: list[dict[str, Any]] = self._client.query(
+            self._collection,
+            filter=expression,
+            output_fields=fields,
+            consistency_level="Strong",
+            timeout=SECONDS,
+            **options,
+        )
         return rows
+
+    def _count(self) -> int:
+        """How many images there are."""
+        (row,) = self._ask(IMAGES, ["count(*)"])
+        return int(row["count(*)"])
 
     def _upsert(self, rows: list[dict[str, Any]]) -> None:
         # Each row needs one. The origin would be close to all others, and ruin a graph of neighbours.
@@ -173,13 +193,21 @@ class MilvusStore(Store):
 
     def records(self) -> dict[str, Record]:
         with self._translate_errors():
-            rows = self._query(f'path != "{HEADER}"', list(FIELDS))
-        return {record.path: record for record in sorted(map(_record, rows), key=_order)}
+            records = [_record(row) for row in self._rows(f'path != "{HEADER}"', list(FIELDS))]
+        return {record.path: record for record in sorted(records, key=_order)}
 
     def labels(self) -> list[str]:
         with self._translate_errors():
-            rows = self._query(f'{IMAGES} and label != ""', ["label"])
-        return sorted({_decoded(row["label"]) for row in rows}, key=os.fsencode)
+            found = {row["label"] for row in self._rows(f'{IMAGES} and label != ""', ["label"])}
+        return sorted(map(_decoded, found), key=os.fsencode)
+
+    def has_label(self, label: str) -> bool:
+        with self._translate_errors():
+            return label != "" and bool(self._ask(f'{IMAGES} and label == "{_encoded(label)}"', ["path"], limit=1))
+
+    def revision(self) -> str:
+        with self._translate_errors():
+            return str(self._kept().get("revision", ""))
 
     def add(self, records: Sequence[Record], vectors: Mapping[bytes, Vectors]) -> None:
         with self._translate_errors():
@@ -212,10 +240,7 @@ class MilvusStore(Store):
     def compact(self, progress: bool = False) -> None:
         # Exact search up to a number of images, graphs beyond. Nothing can be searched while that changes.
         with self._translate_errors():
-            (row,) = self._client.query(
-                self._collection, filter=IMAGES, output_fields=["count(*)"], consistency_level="Strong", timeout=SECONDS
-            )
-            kind = "HNSW" if row["count(*)"] > self._exact_up_to else "FLAT"
+            kind = "HNSW" if self._count() > self._exact_up_to else "FLAT"
             if self._client.describe_index(self._collection, "vector", timeout=SECONDS)["index_type"] == kind:
                 return
             with tqdm(desc=f"Building {kind}", total=1, unit="index", disable=not progress, delay=1) as bar:
@@ -262,17 +287,20 @@ class MilvusStore(Store):
         return results
 
     def sample(self, count: int) -> tuple[list[bytes], Vectors]:
+        # Digests are as good as random; with a limit a server would give the first paths, all of one class.
+        found: dict[str, Any] = {}
         with self._translate_errors():
-            rows = self._client.query(
-                self._collection,
-                filter=IMAGES,
-                output_fields=["digest", "vector"],
-                limit=count,
-                consistency_level="Strong",
-                timeout=SECONDS,
-            )
-        found = {bytes.fromhex(row["digest"]): row["vector"] for row in rows}
-        return list(found), np.array(list(found.values()), np.float32).reshape(len(found), -1 if found else 0)
+            share = 1.5 * count / max(self._count(), 1)
+            while len(found) < count:
+                bound = f"{int(share * 2**32):08x}" if share < 1 else "g"  # behind all digits
+                rows = self._query(f'{IMAGES} and digest < "{bound}"', ["digest", "vector"])
+                found = {row["digest"]: row["vector"] for row in rows}
+                if share >= 1:
+                    break
+                share *= 2  # there are copies, or few that are small
+        chosen = sorted(found)[:count]
+        vectors = np.array([found[digest] for digest in chosen], np.float32).reshape(len(chosen), -1 if chosen else 0)
+        return [bytes.fromhex(digest) for digest in chosen], vectors
 
     def match_distance(self) -> float | None:
         with self._translate_errors():
@@ -281,7 +309,7 @@ class MilvusStore(Store):
 
     def keep_match_distance(self, distance: float | None) -> None:
         with self._translate_errors():
-            self._keep({**self._kept(), "match_distance": distance})
+            self._keep({**self._kept(), "match_distance": distance, "revision": secrets.token_hex(16)})
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._translate_errors():

@@ -1,9 +1,11 @@
 """An index in one SQLite file."""
 
 import contextlib
+import glob
 import os
 import secrets
 import sqlite3
+import tempfile
 import threading
 import zlib
 from array import array
@@ -15,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from datamodules.errors import UserError
 from datamodules.tagged_array import read_tagged, write_tagged
@@ -58,7 +61,6 @@ class SQLiteStore(Store):
     def __init__(self, path: Path, header: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.location = str(path)
-        self._is_compact = True
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
         with self._translate_errors():
@@ -178,7 +180,6 @@ class SQLiteStore(Store):
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A transaction that writes, and gives the index a new revision, so that readers notice."""
-        self._is_compact = False
         with self._transaction("IMMEDIATE"):
             yield
             self._connection.execute("UPDATE header SET value = hex(randomblob(16)) WHERE key = 'revision'")
@@ -193,6 +194,21 @@ class SQLiteStore(Store):
                 "SELECT DISTINCT label FROM images WHERE label IS NOT NULL AND digest IS NOT NULL ORDER BY label"
             )
             return [label for (label,) in rows]
+
+    def has_label(self, label: str) -> bool:
+        with self._transaction():
+            row = self._connection.execute(
+                "SELECT 1 FROM images WHERE label = CAST(? AS TEXT) AND digest IS NOT NULL LIMIT 1", (_bytes(label),)
+            )
+            return row.fetchone() is not None
+
+    def revision(self) -> str:
+        with self._transaction():
+            return self._revision()
+
+    def _revision(self) -> str:
+        (revision,) = self._connection.execute("SELECT value FROM header WHERE key = 'revision'").fetchone()
+        return str(revision)
 
     def _records(self) -> Iterator[Record]:
         rows = self._connection.execute(
@@ -223,13 +239,13 @@ class SQLiteStore(Store):
             )
 
     def compact(self, progress: bool = False) -> None:
-        if self._is_compact:
-            return
-        with self._writing():
+        with self._transaction("IMMEDIATE"):  # what is searched stays as it is, and so does the revision
             self._connection.execute(
                 "DELETE FROM contents WHERE digest NOT IN (SELECT digest FROM images WHERE digest IS NOT NULL)"
             )
-        self._is_compact = True
+        with self._transaction():
+            self._matrix = None
+            self._load_matrix(is_last=True)
 
     def search(
         self, queries: Vectors, k: int, without: Sequence[Collection[bytes]], label: str | None = None
@@ -274,12 +290,13 @@ class SQLiteStore(Store):
     def match_distance(self) -> float | None:
         with self._transaction():
             row = self._connection.execute("SELECT value FROM header WHERE key = 'match_distance'").fetchone()
-        return float(row[0]) if row and row[0] else None
+        return float(row[0] or "inf") if row else None  # an index of before has no number where there are too few
 
     def keep_match_distance(self, distance: float | None) -> None:
         with self._transaction("IMMEDIATE"):  # the vectors stay as they are, and so does the revision
-            text = "" if distance is None else repr(distance)
-            self._connection.execute("INSERT OR REPLACE INTO header VALUES ('match_distance', ?)", (text,))
+            self._connection.execute("DELETE FROM header WHERE key = 'match_distance'")
+            if distance is not None:
+                self._connection.execute("INSERT INTO header VALUES ('match_distance', ?)", (repr(distance),))
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._transaction():
@@ -307,20 +324,49 @@ class SQLiteStore(Store):
         """Of (N, P · D) vectors those of the whole images, (N, D)."""
         return matrix[:, : matrix.shape[1] // self._crops]
 
-    def _load_matrix(self) -> tuple[npt.NDArray[np.int64], Vectors]:
-        """Ids and vectors of all images, by path, as this transaction sees them."""
-        revision = self._connection.execute("SELECT value FROM header WHERE key = 'revision'").fetchone()[0]
+    def _load_matrix(self, is_last: bool = False) -> tuple[npt.NDArray[np.int64], Vectors]:
+        """Ids and vectors of all images, by path, as this transaction sees them.
+
+        Args:
+            is_last: Nobody writes after this, so that they are worth keeping.
+        """
+        revision = self._revision()
         if self._matrix is None or self._matrix[0] != revision:
-            derived = self.path.with_name(self.path.name + ".vectors")
-            found = _map_matrix(derived, revision)
+            found = _read_matrix(self._derived, revision)
             if found is None or len(self._damaged(found[1])):
-                # Where it can't be kept, it is made for this process alone.
-                with contextlib.suppress(OSError), atomic_write(derived) as file:
-                    self._write_matrix(file, revision)
-                found = _map_matrix(derived, revision) or self._build_matrix()
+                found = self._make_matrix(revision, is_last or not self._is_locked()) or self._build_matrix()
                 self._check(*found)
             self._matrix = revision, *found
         return self._matrix[1:]
+
+    @property
+    def _derived(self) -> Path:
+        return self.path.with_name(self.path.name + ".vectors")
+
+    def _is_locked(self) -> bool:
+        """Whether somebody updates the index: what is derived from it is soon that of another revision."""
+        lock = lock_of(self.path)
+        try:
+            if lock.exists():
+                with FileLock(lock, timeout=0):
+                    pass
+        except (Timeout, OSError):
+            return True
+        return False
+
+    def _make_matrix(self, revision: str, keep: bool) -> tuple[npt.NDArray[np.int64], Vectors] | None:
+        """Write the matrix file, or one that has no name and goes with this process; None where neither can be."""
+        with contextlib.suppress(OSError):
+            if not keep:
+                with tempfile.TemporaryFile(dir=self.path.parent) as file:
+                    self._write_matrix(file, revision)
+                    return _map_matrix(file, revision)
+            for left in self.path.parent.glob(f".{glob.escape(self._derived.name)}.*.tmp"):  # by a killed process
+                with contextlib.suppress(OSError):
+                    left.unlink()
+            with atomic_write(self._derived) as file:
+                self._write_matrix(file, revision)
+        return _read_matrix(self._derived, revision)
 
     def _check(self, ids: npt.NDArray[np.int64], matrix: Vectors) -> None:
         """Let no damaged vector hide an image."""
@@ -365,6 +411,11 @@ class SQLiteStore(Store):
         self._connection.close()
 
 
+def lock_of(path: Path) -> Path:
+    """The file that whoever updates an index locks."""
+    return path.with_name(path.name + ".lock")
+
+
 def _create(path: Path, header: Mapping[str, str]) -> None:
     """Create an empty index aside and move it into place, so that no reader finds a half of one."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -392,10 +443,17 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else os.fsencode(text)
 
 
-def _map_matrix(path: Path, revision: str) -> tuple[npt.NDArray[np.int64], Vectors] | None:
+def _read_matrix(path: Path, revision: str) -> tuple[npt.NDArray[np.int64], Vectors] | None:
     """Map a matrix file; None if there is none, or it belongs to another revision, or is damaged."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return _map_matrix(file, revision)
+    return None
+
+
+def _map_matrix(file: IO[bytes], revision: str) -> tuple[npt.NDArray[np.int64], Vectors] | None:
     # NumPy raises nearly anything on a damaged header; whatever is wrong with it, it is made again.
-    with contextlib.suppress(Exception), path.open("rb") as file:
+    with contextlib.suppress(Exception):
+        file.seek(0)
         matrix = read_tagged(file, revision.encode()).view(np.ndarray)
         ids = np.load(file)
         if np.load(file) == zlib.crc32(ids):

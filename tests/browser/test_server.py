@@ -26,16 +26,22 @@ from starlette.responses import PlainTextResponse
 from datamodules.errors import UserError
 from datamodules.images import read_image
 from lightning_modules.checkpoint import load_network
+from lightning_modules.commands.read import read_pictures
 from lightning_modules.embedded import READER
 from lightning_modules.networks import LineReader
 from lightning_modules.number_reading import read_picture
 from retrieval import cli
 from retrieval.app.page import build_page
-from retrieval.app.search_tab import find_samples
+from retrieval.app.question import Question
+from retrieval.app.search_tab import find_samples, known_labels
 from retrieval.app.server import MAX_BYTES, Guard, read_users, serve
+from retrieval.index import ImageIndex
 from retrieval.query import Example
+from retrieval.stores.location import INDEX_NAME
+from retrieval.stores.sqlite import SQLiteStore
 from tests.browser.conftest import free_port
 from tests.conftest import REPOSITORY, draw_digit, draw_photo, draw_photos, start
+from tests.small_encoder import SmallEncoder
 from tests.test_lines import sheet
 
 pytestmark = pytest.mark.browser
@@ -62,6 +68,11 @@ def test_the_same_functions_are_an_api(address, collection, index, recogniser, t
     picture = read_image(tmp_path / "sheet.png", channels=3)
     assert read == [number.to_dict() for number in read_picture(load_network(READER, LineReader), picture)]
     assert len(read) == 2
+    large = tmp_path / "large.jpg"  # which is decoded at the half of its size
+    sheet([["204", "17"]]).resize((4200, 3000)).save(large)
+    (file,) = read_pictures(load_network(READER, LineReader), [large])
+    expected = [{name: value for name, value in row.items() if name != "path"} for row in file.rows()]
+    assert client.predict(handle_file(str(large)), api_name="/read") == expected
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/search", "/recognise", "/read"}
     client.close()
@@ -434,6 +445,64 @@ def test_a_proxy_between_the_machine_and_itself_is_named(index, monkeypatch, ans
     page.close()
     if answers:
         proxy.shutdown()
+
+
+def test_the_labels_are_listed_again_once_the_index_has_changed(photos, monkeypatch):
+    listed = []
+    labels = SQLiteStore.labels
+    monkeypatch.setattr(SQLiteStore, "labels", lambda store: listed.append(store) or labels(store))
+    with ImageIndex.open(photos, SmallEncoder()) as index:
+        index.update()
+        known = known_labels(index)
+        for _ in range(3):
+            assert known() == ["grass", "sand", "sky"]
+        assert len(listed) == 1
+        (photos / "sky").rename(photos / "air")
+        index.update()
+        assert known() == ["air", "grass", "sand"]
+        (photos / INDEX_NAME).rename(photos / "aside")
+        assert known() == []
+        (photos / "aside").rename(photos / INDEX_NAME)
+        assert known() == ["air", "grass", "sand"]
+
+
+@pytest.mark.parametrize("place", [-1, 2, 99, "0", None, [0, 0]])
+def test_an_image_that_is_no_longer_kept_can_not_be_removed(place):
+    question = Question(kept=(Example("a.jpg"), Example("b.jpg")))
+    assert question.remove(0).kept == (Example("b.jpg"),)
+    with pytest.raises(UserError, match=r"^That image is no longer shown: search again\.$"):
+        question.remove(place)
+
+
+def test_users_of_a_file_as_windows_writes_it(tmp_path):
+    (tmp_path / "users.txt").write_bytes("ada:engine\r\nbob:bridge\r\n".encode("utf-8-sig"))
+    assert read_users(tmp_path / "users.txt") == [("ada", "engine"), ("bob", "bridge")]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_uploads_are_private_and_go_with_the_server_also_by_sigterm(photos, tmp_path, monkeypatch, own):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    if own:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "own"))
+    else:
+        monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    port = free_port()
+    process = start("serve", str(photos), "--encoder", "digits", "--port", str(port), module="retrieval")
+    assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+    place = Path(store(f"http://127.0.0.1:{port}", photos / "sky" / "0.jpg")["path"])
+    if own:
+        assert place.is_relative_to(tmp_path / "own")
+    else:
+        (folder,) = (tmp_path / "tmp").glob("digitdoodle-*")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert place.is_relative_to(folder)
+    assert not (tmp_path / "tmp" / "gradio").exists()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (0, False)
+    assert not place.exists()
+    assert not list((tmp_path / "tmp").glob("digitdoodle-*"))
 
 
 def test_the_command_serves_until_ctrl_c(collection, index):
