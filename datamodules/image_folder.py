@@ -138,7 +138,7 @@ class ImageFolderDataModule(ImageDataModule):
         for name in names[:: math.ceil(len(names) / 20)]:
             for path in find_images(self.train_root / name)[:1]:
                 with contextlib.suppress(ImageError):
-                    image = read_image(path, channels=3, side=LOOK)
+                    image = read_image(path, channels=3, side=4 * side)  # long: some are four times as long as high
                     found.append(image.reduce(max(1, min(image.size) // side)))
         return found
 

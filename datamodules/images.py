@@ -308,7 +308,9 @@ def image_size(data: bytes) -> tuple[int, int]:
     with open_image(data) as image:
         width, height = image.size
         # PNG's own getexif decodes the pixels, to look behind them. Pillow turns a TIFF's size itself.
-        turned = image.format != "TIFF" and 5 <= _orientation(partial(Image.Image.getexif, image)) <= 8
+        behind = image.format == "PNG" and data.rfind(b"eXIf") > data.find(b"IDAT")
+        look = image.getexif if behind else partial(Image.Image.getexif, image)
+        turned = image.format != "TIFF" and 5 <= _orientation(look) <= 8
     return (height, width) if turned else (width, height)
 
 

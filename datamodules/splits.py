@@ -3,6 +3,7 @@
 import csv
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def pixel_digests(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(N, ...), uint8 -> (N, 16), uint8: the digest of each image's pixels, where there are no files to compare."""
+def pixel_digests(pixels: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """N arrays of uint8 -> (N, 16), uint8: the digest of each image's pixels, where there are no files to compare."""
     return np.frombuffer(b"".join(digest(image.tobytes()) for image in pixels), np.uint8).reshape(-1, DIGEST_BYTES)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 WIDTH = 160  # of a line that is composed, in pixels, and the least of labelled ones
+WIDEST = 2 * HEIGHT  # of a labelled one, for each of its signs; what is wider is squeezed
 TABLE = "strings.csv"  # of labelled lines: file,digits
 
 
@@ -173,7 +175,9 @@ class StringsDataModule(BaseDataModule):
 
     def _split(self, lines: Lines) -> None:
         one_class = np.zeros(len(lines), np.int64)
-        in_validation = split(one_class, pixel_digests(lines.pixels), self.val_fraction, self.split_seed)
+        # Of each line alone: a longer one, for which all are filled up, must not deal them out anew.
+        own = [line[..., : max(WIDTH, np.flatnonzero(line.any(axis=(0, 1)))[-1] + 1)] for line in lines.pixels]
+        in_validation = split(one_class, pixel_digests(own), self.val_fraction, self.split_seed)
         if not in_validation.any():
             raise UserError(f"{self.strings}: at least two different lines are needed, of which one is validated")
         held, kept = np.flatnonzero(in_validation), np.tile(np.flatnonzero(~in_validation), self.repeats)
@@ -257,12 +261,16 @@ def read_lines(folder: Path, class_names: Sequence[str], leave_out: bool = False
     for row, line in enumerate(texts):
         labels[row, : len(line)] = line
 
-    def read(name: str) -> Pixels:
-        return crop_line(read_image(folder / name, channels=3, side=SIDE), HEIGHT)
+    def read(row: tuple[str, str]) -> Pixels:
+        line = crop_line(read_image(folder / row[0], channels=3, side=SIDE), HEIGHT)
+        widest = max(WIDTH, WIDEST * len(row[1]))  # or else one dash would widen all
+        if line.shape[1] > widest:
+            line = np.asarray(Image.fromarray(line).resize((widest, HEIGHT), Image.Resampling.BILINEAR))
+        return line
 
     names = [name for name, _ in rows]
     with ThreadPoolExecutor() as pool:
-        found = list(tqdm(pool.map(read, names), total=len(names), desc="Reading lines", delay=2, leave=False))
+        found = list(tqdm(pool.map(read, rows), total=len(rows), desc="Reading lines", delay=2, leave=False))
     width = max(WIDTH, *(line.shape[1] for line in found))
     for line, (name, text) in zip(texts, rows, strict=True):
         # Between two signs that are the same a column must be blank: the loss of what has no room would be 0.

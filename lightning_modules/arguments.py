@@ -53,8 +53,8 @@ def named_class(part: str, args: list[str]) -> str:
     for option, value in pairwise(piece for arg in args for piece in arg.split("=", 1)):
         if option == f"--{part}":
             named = value
-        elif option in ("--config", "-c"):
-            with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # the parser says what is wrong
+        elif option in ("--config", "-c") and Path(value).is_file():  # a pipe can be read only once
+            with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong
                 config = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
                 given = config.get(part) if isinstance(config, dict) else None
                 given = given.get("class_path") if isinstance(given, dict) else given

@@ -586,8 +586,10 @@ def keep_integers(parser: LightningArgumentParser) -> None:
 
 def _started_together() -> int:
     """How many processes ``torchrun`` or SLURM has started with this one, and this one."""
-    environments = (TorchElasticEnvironment, SLURMEnvironment)
-    return max((environment().world_size() for environment in environments if environment.detect()), default=1)
+    if TorchElasticEnvironment.detect():  # also in a job of SLURM
+        return TorchElasticEnvironment().world_size()
+    # Of this step: a job's own script has the number of its tasks as well, but is one process.
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) if SLURMEnvironment.detect() else 1
 
 
 def _is_first() -> bool:

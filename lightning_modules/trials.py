@@ -155,8 +155,10 @@ class Sweep:
             rows = sorted(finished, key=self.number)
             write_csv(self.table, [self.columns(), *(self.row(trial) for trial in rows)])
             if finished and finished[0].state == TrialState.COMPLETE:
+                settings = yaml.safe_load(self.run(finished[0]).config.read_text(encoding="utf-8"))
+                settings["ckpt_path"] = None  # what an earlier version had of a trial that went on
                 with atomic_write(self.best, "w", encoding="utf-8") as file:
-                    file.write(self.run(finished[0]).config.read_text(encoding="utf-8"))
+                    yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
 
     def columns(self) -> list[str]:
         """The header of ``trials.csv``."""
@@ -175,9 +177,16 @@ class Sweep:
             self._take_over()
             others = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
             if not others and not any(self.folder.glob("trial_*/checkpoints")):
-                for trial in self.folder.glob("trial_*"):
+                for trial in self.folder.glob("trial_[0-9]*/"):
                     shutil.rmtree(trial)
-                for pattern in ("sweep.*", "trials.csv", "best.yaml", ".*.lock"):
+                for pattern in (
+                    "sweep.db*",
+                    "sweep.yaml",
+                    "trials.csv",
+                    "best.yaml",
+                    ".sweep.lock",
+                    ".trial_[0-9]*.lock",
+                ):
                     for file in self.folder.glob(pattern):
                         file.unlink()
                 Run(self.folder).remove_empty()  # it may be that of other runs

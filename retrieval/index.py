@@ -182,7 +182,7 @@ class ImageIndex:
             UserError: The folder has too few images to tell.
         """
         distance = self.store.match_distance()
-        if distance is None:  # an index of before, or one that is being updated
+        if distance is None:  # an index of before, or a new one that isn't complete
             distance = match_distance(self.store)
         if math.isinf(distance):
             raise UserError(f"{self.folder}: fewer than {FEWEST} different images: too few to tell a match from chance")

@@ -138,10 +138,10 @@ class Updater:
         return sum(results, Update()) if leads else plan.result
 
     def _begin(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
-        """Before anything is written, forget what is kept last: where it is missing, an update was not completed."""
+        """Before anything is written, note that: a process that is killed leaves the rest to the next update."""
         plan = self._prepare(opened, wait)
         if self._store is not None and plan.has_work:
-            self._store.keep_match_distance(None)
+            self._store.begin_update()
         return plan
 
     def _prepare(self, opened: contextlib.ExitStack, wait: bool) -> _Plan:
@@ -201,7 +201,7 @@ class Updater:
                 f"{self.folder}: no images in this folder, {len(records)} in its index {store.location}: "
                 "is its disk not mounted? If they are gone for good, delete the index"
             )
-        plan = _Plan(crops="crops" in store.header, incomplete=bool(records) and store.match_distance() is None)
+        plan = _Plan(crops="crops" in store.header, incomplete=store.is_updating())
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
             record = records.pop(name, None)

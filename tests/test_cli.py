@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
@@ -17,13 +18,15 @@ import pytest
 import tensorboard.compat
 import torch
 import yaml
+from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules import ImageFolderDataModule
+from datamodules.errors import UserError
 from lightning_modules.checkpoint import load_classifier
-from lightning_modules.cli import keep_integers, main
+from lightning_modules.cli import check_processes, keep_integers, main
 from lightning_modules.evaluation import evaluate
 from lightning_modules.networks.mobilenetv2 import MobileNetV2
 from lightning_modules.networks.reference_cnn import ReferenceCNN
@@ -666,6 +669,33 @@ def test_processes_that_the_trainer_does_not_know_of_are_refused(workplace, caps
     message = fail(capsys, "fit", "--config", TINY, *options)
     assert "2 processes were started together, but --trainer.devices and --trainer.num_nodes make" in message
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("slurm", "known"),
+    [
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"}, True),  # a job's own script is one process
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train", "SLURM_STEP_NUM_TASKS": "8"}, False),
+    ],
+)
+def test_a_job_of_slurm_is_as_many_processes_as_its_step(workplace, monkeypatch, slurm, known):
+    for name, value in {"SLURM_NTASKS_PER_NODE": "8", **slurm}.items():
+        monkeypatch.setenv(name, value)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    with nullcontext() if known else pytest.raises(UserError, match="8 processes were started together"):
+        check_processes(trainer)
+    together = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    for name, value in {**together, "TORCHELASTIC_RUN_ID": "one"}.items():
+        monkeypatch.setenv(name, str(value))
+    check_processes(trainer)  # torchrun has started this one
+
+
+def test_a_run_goes_on_though_its_metrics_are_cut_off(trained, capsys):
+    run_folder = Run(trained)
+    whole = run_folder.metrics.read_bytes()
+    for damage in (whole[:-9], whole + bytes(20), whole[:40], b"\xff\xfe"):
+        run_folder.metrics.write_bytes(damage)
+        run_folder.loggers()
 
 
 def test_the_settings_of_a_resumed_run_start_anew_with_ckpt_path_null(trained, capsys):

@@ -1,3 +1,4 @@
+import io
 import struct
 
 import numpy as np
@@ -237,3 +238,18 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path):
         "1 links to folders, which are not followed (sub/link)"
     )
     assert passed_over(tmp_path, []) is None
+
+
+def test_a_png_that_says_behind_its_pixels_how_it_lies_has_the_size_that_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = io.BytesIO()
+    Image.new("L", (30, 20)).save(stored, "PNG", exif=exif)
+    data = stored.getvalue()
+    start = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[start : start + 4], "big")
+    chunk, end = data[start : start + length], data.index(b"IEND") - 4
+    moved = data[:start] + data[start + length : end] + chunk + data[end:]
+    path = tmp_path / "a.png"
+    path.write_bytes(moved)
+    assert image_size(moved) == read_image(path, 1).size == (20, 30)

@@ -209,3 +209,15 @@ def test_a_range_test_of_an_optimiser_of_ones_own(workplace, capsys):
     options = ["--model", "tests.test_own_classes.Rated", "--trainer.max_epochs", "1", "--tune", "lr"]
     run(capsys, "fit", "--config", TINY, *options)
     assert Path("runs/test_own_classes/version_0/learning_rate.png").stat().st_size > 0
+
+
+def test_a_checkpoint_from_within_an_epoch_owes_a_plateau_schedule_nothing(workplace, capsys):
+    plateau = OPTIMIZERS["SGD"]
+    keep = ["--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "4"]
+    fit = ["fit", "--config", TINY, "--optimizer", "SGD", "--optimizer.lr", "0.002", *plateau, *keep]
+    run(capsys, *fit, "--trainer.callbacks.filename", "within", "--trainer.max_epochs", "2")
+    within = torch.load("runs/custom_cnn/version_0/checkpoints/within.ckpt", weights_only=True)
+    assert within["epoch"] == 1
+    assert not within["callbacks"].get("PlateauSchedules")
+    last = torch.load("runs/custom_cnn/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert "val_loss" in last["callbacks"]["PlateauSchedules"]

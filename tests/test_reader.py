@@ -434,6 +434,8 @@ def test_a_long_line_is_not_squeezed_and_composed_ones_stay_as_they_are(named):
     with (named / "strings.csv").open("a") as file:
         file.write(f"long.png,{5 * '012'}\n")
     wide.setup("fit")
+    assert set(narrow.val_set.names) - set(wide.val_set.names) <= {"long.png"}
+    assert len(set(narrow.val_set.names) & set(wide.val_set.names)) >= 1
     lines = read_lines(named, ["0", "1", "2"])
     width = lines.pixels.shape[3]
     assert width == crop_line(Image.open(named / "long.png"), 32).shape[1] > 300
@@ -446,6 +448,13 @@ def test_a_long_line_is_not_squeezed_and_composed_ones_stay_as_they_are(named):
     there = composed.labels[:16, :8] != -1
     places = composed.middles[:16, :8][there] * 160 / width
     torch.testing.assert_close(in_wide.middles[:16, :8][there], places)
+
+
+def test_one_dash_does_not_widen_all_lines(named):
+    dash = Image.new("L", (700, 60), 255)
+    dash.paste(0, (50, 30, 650, 36))
+    dash.save(named / "5.png")
+    assert read_lines(named, ["0", "1", "2"]).pixels.shape[3] == 3 * 64  # of three signs
 
 
 def test_lines_on_which_nothing_was_found_are_tested_on_only(named, caplog):

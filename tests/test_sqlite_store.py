@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from datamodules.errors import UserError
 from retrieval.stores.base import MissingIndexError, migrate
-from retrieval.stores.sqlite import SQLiteStore
+from retrieval.stores.sqlite import SQLiteStore, lock_of
 from tests.test_store import HEADER, VECTORS, fill, record
 
 
@@ -82,7 +82,28 @@ def test_what_a_killed_process_has_left_of_the_matrix_file_goes(store, location)
     left.touch()
     fill(store)
     store.search(VECTORS, 6, [()] * 6)
+    assert left.exists()  # it may be another reader's, who is at work
+    fill(store, 5)
+    store.compact()
     assert sorted(path.name for path in location.parent.iterdir() if "vectors" in path.name) == ["index.sqlite.vectors"]
+
+
+def test_a_reader_during_an_update_has_the_common_file_once_the_update_is_complete(store, location):
+    fill(store)
+    derived = location.with_name(location.name + ".vectors")
+    with SQLiteStore(location) as reader:
+        with FileLock(lock_of(location)):
+            reader.search(VECTORS, 6, [()] * 6)
+            assert not derived.exists()
+            assert reader._matrix is not None
+            own = reader._matrix[2]
+            reader.search(VECTORS, 6, [()] * 6)
+            assert reader._matrix[2] is own
+            store.compact()
+        before = derived.stat().st_mtime_ns
+        reader.search(VECTORS, 6, [()] * 6)
+        assert reader._matrix[2] is not own
+        assert derived.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])

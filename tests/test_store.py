@@ -40,7 +40,6 @@ def opened(request, tmp_path):
 def store(opened):
     with opened(HEADER) as store:
         store.remove(store.records())
-        store.keep_match_distance(None)
         yield store
 
 
@@ -129,13 +128,15 @@ def test_a_sample_has_nothing_to_do_with_the_order_of_the_paths(store, first):
 
 
 def test_the_distance_of_a_match_is_kept_beside_the_header(store, opened):
-    assert store.match_distance() is None
     store.keep_match_distance(0.25)
+    store.begin_update()
     with opened() as again:
-        assert again.match_distance() == 0.25
+        assert again.match_distance() == 0.25  # until there is another
+        assert again.is_updating()
         assert again.header == HEADER
-    store.keep_match_distance(None)
-    assert store.match_distance() is None
+        store.keep_match_distance(float("inf"))
+        assert again.match_distance() == float("inf")
+        assert not again.is_updating()
 
 
 def test_a_record_takes_the_place_of_the_earlier_one(store):

@@ -31,6 +31,10 @@ class PlateauSchedules(Callback):
             if config.monitor in self._metrics and trainer.current_epoch % config.frequency == 0:
                 pl_module.lr_scheduler_step(config.scheduler, self._metrics[config.monitor])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget it: a checkpoint from within an epoch has taken the step."""
+        self._metrics = {}
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the metrics, before the checkpoint is written."""
         logged = trainer.callback_metrics

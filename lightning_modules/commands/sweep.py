@@ -67,6 +67,7 @@ class FitTrial(DigitDoodleCLI):
         Raises:
             TrainerError: It can't be made, or would start them.
         """
+        self.model.check_data(self.datamodule)  # what it refuses, the trial may have chosen
         try:
             trainer = super().instantiate_trainer(**kwargs)
             check_one_process(trainer, "each trial of a sweep")

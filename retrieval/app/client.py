@@ -29,7 +29,7 @@ def publish(name: str, description: str, answer: Callable[..., Any]) -> None:
 def uploads() -> Path:
     """Where Gradio keeps files of clients, and for them; messages don't name it."""
     folder = Path(get_upload_folder()).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been tidied away
     return folder
 
 

@@ -4,7 +4,11 @@ import contextlib
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import Any
+
+from datamodules.errors import Terminated
 
 PLACE = "GRADIO_TEMP_DIR"  # environment variable that Gradio reads; without it, all users share a folder
 
@@ -13,9 +17,20 @@ PLACE = "GRADIO_TEMP_DIR"  # environment variable that Gradio reads; without it,
 def private_uploads() -> Iterator[None]:
     """Keep uploads in a folder for this process and user alone, unless another one is named, and remove it at the end.
 
-    SIGTERM is then an end as Ctrl-C is: without it the folder would stay.
+    SIGTERM ends the page as Ctrl-C does: without it the folder would stay.
+
+    Raises:
+        Terminated: SIGTERM came before the page was there.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = False
+
+    def end(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt  # which Gradio waits for
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if main else None
     try:
         if os.environ.get(PLACE):
             yield
@@ -26,5 +41,10 @@ def private_uploads() -> Iterator[None]:
                 yield
             finally:
                 del os.environ[PLACE]
+    except KeyboardInterrupt:
+        if asked:
+            raise Terminated from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)

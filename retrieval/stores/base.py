@@ -155,11 +155,19 @@ class Store(ABC):
 
     @abstractmethod
     def match_distance(self) -> float | None:
-        """What ``keep_match_distance`` was last called with; None if it never was, or an update isn't completed."""
+        """What ``keep_match_distance`` was last called with; None if it never was."""
 
     @abstractmethod
-    def keep_match_distance(self, distance: float | None) -> None:
-        """Keep the distance beyond which nothing is similar to a query, in [0, 2], or infinite; None forgets it."""
+    def begin_update(self) -> None:
+        """Note that the index is about to change, until ``keep_match_distance`` is called."""
+
+    @abstractmethod
+    def is_updating(self) -> bool:
+        """Whether an update has begun and isn't completed: it is at work, or was killed."""
+
+    @abstractmethod
+    def keep_match_distance(self, distance: float) -> None:
+        """Keep the distance beyond which nothing is similar, in [0, 2] or infinite: the update is complete."""
 
     @abstractmethod
     def vectors(self) -> tuple[list[Record], Vectors]:

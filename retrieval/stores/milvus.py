@@ -293,8 +293,8 @@ class MilvusStore(Store):
             share = 1.5 * count / max(self._count(), 1)
             while len(found) < count:
                 bound = f"{int(share * 2**32):08x}" if share < 1 else "g"  # behind all digits
-                rows = self._query(f'{IMAGES} and digest < "{bound}"', ["digest", "vector"])
-                found = {row["digest"]: row["vector"] for row in rows}
+                rows = self._rows(f'{IMAGES} and digest < "{bound}"', ["digest", "vector"])
+                found = {row["digest"]: row["vector"] for row in rows}  # of copies, however many, one
                 if share >= 1:
                     break
                 share *= 2  # there are copies, or few that are small
@@ -307,9 +307,19 @@ class MilvusStore(Store):
             distance: float | None = self._kept().get("match_distance")
         return distance
 
-    def keep_match_distance(self, distance: float | None) -> None:
+    def begin_update(self) -> None:
         with self._translate_errors():
-            self._keep({**self._kept(), "match_distance": distance, "revision": secrets.token_hex(16)})
+            self._keep({**self._kept(), "updating": True, "revision": secrets.token_hex(16)})
+
+    def is_updating(self) -> bool:
+        with self._translate_errors():
+            return "updating" in self._kept()
+
+    def keep_match_distance(self, distance: float) -> None:
+        with self._translate_errors():
+            kept = {**self._kept(), "match_distance": distance, "revision": secrets.token_hex(16)}
+            kept.pop("updating", None)
+            self._keep(kept)
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._translate_errors():

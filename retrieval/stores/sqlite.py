@@ -63,6 +63,7 @@ class SQLiteStore(Store):
         self.location = str(path)
         self._turn = threading.RLock()  # threads share the connection, a transaction is one thread's
         self._matrix: tuple[str, npt.NDArray[np.int64], Vectors] | None = None
+        self._own = False  # whether its file is this process's alone, made while the index was being updated
         with self._translate_errors():
             if not path.exists():
                 if header is None:
@@ -123,7 +124,7 @@ class SQLiteStore(Store):
             raise UserError(f"{self.path}: a database, but not an index of images; name another file with --index")
         check_version(self.location, version)
         self.header = dict(
-            run("SELECT key, value FROM header WHERE key NOT IN ('revision', 'match_distance')").fetchall()
+            run("SELECT key, value FROM header WHERE key NOT IN ('revision', 'match_distance', 'updating')").fetchall()
         )
         if version < SCHEMA:
             self.header = migrate(self.header)
@@ -134,7 +135,7 @@ class SQLiteStore(Store):
         """Migrate the file to this schema, once; from then on, older versions refuse it as newer."""
         with self._turn, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("DELETE FROM header WHERE key NOT IN ('revision', 'match_distance')")
+            self._connection.execute("DELETE FROM header WHERE key NOT IN ('revision', 'match_distance', 'updating')")
             self._connection.executemany("INSERT INTO header VALUES (?, ?)", self.header.items())
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -290,13 +291,20 @@ class SQLiteStore(Store):
     def match_distance(self) -> float | None:
         with self._transaction():
             row = self._connection.execute("SELECT value FROM header WHERE key = 'match_distance'").fetchone()
-        return float(row[0] or "inf") if row else None  # an index of before has no number where there are too few
+        return float(row[0]) if row and row[0] else None  # an index of before has no number where there are too few
 
-    def keep_match_distance(self, distance: float | None) -> None:
+    def begin_update(self) -> None:
+        with self._transaction("IMMEDIATE"):
+            self._connection.execute("INSERT OR REPLACE INTO header VALUES ('updating', '')")
+
+    def is_updating(self) -> bool:
+        with self._transaction():
+            return self._connection.execute("SELECT 1 FROM header WHERE key = 'updating'").fetchone() is not None
+
+    def keep_match_distance(self, distance: float) -> None:
         with self._transaction("IMMEDIATE"):  # the vectors stay as they are, and so does the revision
-            self._connection.execute("DELETE FROM header WHERE key = 'match_distance'")
-            if distance is not None:
-                self._connection.execute("INSERT INTO header VALUES ('match_distance', ?)", (repr(distance),))
+            self._connection.execute("INSERT OR REPLACE INTO header VALUES ('match_distance', ?)", (repr(distance),))
+            self._connection.execute("DELETE FROM header WHERE key = 'updating'")
 
     def vectors(self) -> tuple[list[Record], Vectors]:
         with self._transaction():
@@ -331,13 +339,20 @@ class SQLiteStore(Store):
             is_last: Nobody writes after this, so that they are worth keeping.
         """
         revision = self._revision()
-        if self._matrix is None or self._matrix[0] != revision:
-            found = _read_matrix(self._derived, revision)
-            if found is None or len(self._damaged(found[1])):
-                found = self._make_matrix(revision, is_last or not self._is_locked()) or self._build_matrix()
-                self._check(*found)
-            self._matrix = revision, *found
-        return self._matrix[1:]
+        known = self._matrix[1:] if self._matrix is not None and self._matrix[0] == revision else None
+        if known is not None and not self._own:
+            return known
+        found = _read_matrix(self._derived, revision)
+        if found is not None and not len(self._damaged(found[1])):
+            self._own = False
+        elif known is not None:
+            return known
+        else:
+            self._own = not is_last and self._is_locked()
+            found = self._make_matrix(revision, is_last) or self._build_matrix()
+            self._check(*found)
+        self._matrix = revision, *found
+        return found
 
     @property
     def _derived(self) -> Path:
@@ -354,14 +369,15 @@ class SQLiteStore(Store):
             return True
         return False
 
-    def _make_matrix(self, revision: str, keep: bool) -> tuple[npt.NDArray[np.int64], Vectors] | None:
-        """Write the matrix file, or one that has no name and goes with this process; None where neither can be."""
+    def _make_matrix(self, revision: str, is_last: bool) -> tuple[npt.NDArray[np.int64], Vectors] | None:
+        """Write the matrix file, or one of its own that goes with this process; None where neither can be."""
+        hidden = f".{self._derived.name}."  # as ``atomic_write`` names what it writes
         with contextlib.suppress(OSError):
-            if not keep:
-                with tempfile.TemporaryFile(dir=self.path.parent) as file:
+            if self._own:
+                with tempfile.TemporaryFile(dir=self.path.parent, prefix=hidden, suffix=".tmp") as file:
                     self._write_matrix(file, revision)
                     return _map_matrix(file, revision)
-            for left in self.path.parent.glob(f".{glob.escape(self._derived.name)}.*.tmp"):  # by a killed process
+            for left in self.path.parent.glob(f"{glob.escape(hidden)}*.tmp") if is_last else ():  # by a killed process
                 with contextlib.suppress(OSError):
                     left.unlink()
             with atomic_write(self._derived) as file:
