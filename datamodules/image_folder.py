@@ -210,27 +210,24 @@ class ImageFolderDataModule(ImageDataModule):
                     f"it needs the classes of {self.train_root}, {', '.join(self.class_names)}"
                 )
 
-    def _files(self, root: Path) -> tuple[list[Path], list[int]]:
+    def _files(self, root: Path) -> list[tuple[Path, int]]:
         """All image files, class by class, and their labels."""
-        paths: list[Path] = []
-        labels: list[int] = []
+        found: list[tuple[Path, int]] = []
         for label, name in enumerate(self.class_names):
             files = find_images(root / name)
             if not files:
                 raise UserError(f"{no_images(root / name)}; add some or remove the folder")
-            paths += files
-            labels += [label] * len(files)
-        return paths, labels
+            found += [(path, label) for path in files]
+        return found
 
     def _named_from(self, folders: Sequence[Path]) -> Path:
         """The folder that names of images are relative to: the root, unless they are those of ``test`` alone."""
         return self.root if folders[0] == self.train_root else folders[0]
 
-    def _decode(self, *folders: Path) -> tuple[list[Path], list[int], list[int], DecodedImages]:
-        """The files that can be read, their labels, the number of the folder of each, and their pixels."""
-        found = [self._files(folder) for folder in folders]
-        paths, labels = [path for paths, _ in found for path in paths], [label for _, each in found for label in each]
-        places = [place for place, (paths, _) in enumerate(found) for _ in paths]
+    def _decode(self, *folders: Path) -> tuple[list[tuple[Path, int, Path]], DecodedImages]:
+        """The files that can be read, each with its label and the one of the folders it is from, and their pixels."""
+        found = [(path, label, folder) for folder in folders for path, label in self._files(folder)]
+        paths = [path for path, _, _ in found]
         root = self._named_from(folders)
         # Each process of this machine has pixels of its own in memory; mapped ones they share.
         share = self.max_ram_share / (1 if self.trainer is None else self.trainer.num_devices)
@@ -242,13 +239,11 @@ class ImageFolderDataModule(ImageDataModule):
                 f"{len(decoded.errors)} of {len(paths)} images in {root} can't be read; "
                 f"repair or remove them, or go on without them by --data.on_unreadable skip:\n  {broken}"
             )
-        unread = decoded.errors.keys()
-        paths = [path for row, path in enumerate(paths) if row not in unread]
-        labels, places = ([value for row, value in enumerate(part) if row not in unread] for part in (labels, places))
-        return paths, labels, places, decoded
+        return [file for row, file in enumerate(found) if row not in decoded.errors], decoded
 
     def _load(self, *folders: Path) -> Collection:
-        paths, labels, places, decoded = self._decode(*folders)
+        found, decoded = self._decode(*folders)
+        labels = [label for _, label, _ in found]
         if decoded.errors:
             broken = "\n  ".join(decoded.errors.values())
             rank_zero_info(f"Skipped {len(decoded.errors)} images that can't be read:\n  {broken}")
@@ -257,8 +252,8 @@ class ImageFolderDataModule(ImageDataModule):
             named = ", ".join(str(folders[0] / self.class_names[label]) for label in sorted(empty))
             raise UserError(f"{named}: no image in this class folder can be read")
         root = self._named_from(folders)
-        names = [_relative(path, root) for path in paths]
-        of_others = np.array(places) == 1 if len(folders) > 1 else None
+        names = [_relative(path, root) for path, _, _ in found]
+        of_others = np.array([folder is folders[1] for _, _, folder in found]) if len(folders) > 1 else None
         return Collection(decoded.pixels, np.array(labels), decoded.digests, names, of_others)
 
     @rank_zero_only

@@ -98,6 +98,10 @@ for name in datamodules.__all__:  # to be found by name on the command line
     getattr(datamodules, name)
 
 
+class TrainerError(UserError):
+    """The Trainer's settings are wrong, or don't suit this machine."""
+
+
 class DigitDoodleCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our networks on any of our datamodules.
 
@@ -278,7 +282,12 @@ class DigitDoodleCLI(LightningCLI):
         self.tuning_in = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the Trainer, with the precision, loggers and callbacks that the user left open."""
+        """Make the Trainer, with the precision, loggers and callbacks that the user left open.
+
+        Raises:
+            TrainerError: It can't be made.
+            UserError: The data don't suit the network.
+        """
         self.model.check_data(self.datamodule)
         config = self.config_init[self.subcommand]["trainer"]
         if config["precision"] is None and self.subcommand == "fit":  # all else is scored in full precision
@@ -288,14 +297,12 @@ class DigitDoodleCLI(LightningCLI):
         try:
             trainer = self._trainer(config, callbacks, kwargs)
             check_processes(trainer)
-        except UserError:
+        except Exception as error:
             self._discard()
+            twice = isinstance(error, RuntimeError) and "stateful callback" in str(error)  # two of one kind
+            if twice or isinstance(error, MisconfigurationException | ValueError | ModuleNotFoundError):
+                raise TrainerError(f"trainer: {error}") from error
             raise
-        except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
-            self._discard()
-            if isinstance(error, RuntimeError) and "stateful callback" not in str(error):  # two of one kind
-                raise
-            raise UserError(f"trainer: {error}") from error
         return trainer
 
     def _trainer(self, config: Any, callbacks: list[Callback], kwargs: dict[str, Any]) -> Trainer:
@@ -524,21 +531,21 @@ def check_one_process(trainer: Trainer, what: str) -> None:
         what: What can't have them.
 
     Raises:
-        UserError: There would be several.
+        TrainerError: There would be several.
     """
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
-        raise UserError(f"{what} works in one process on one device: add --trainer.devices 1")
+        raise TrainerError(f"{what} works in one process on one device: add --trainer.devices 1")
 
 
 def check_processes(trainer: Trainer) -> None:
     """Refuse a Trainer that doesn't know of all processes: each would train by itself, in the same folder.
 
     Raises:
-        UserError: ``torchrun`` or SLURM has started others than the Trainer's.
+        TrainerError: ``torchrun`` or SLURM has started others than the Trainer's.
     """
     started, known = _started_together(), trainer.num_devices * trainer.num_nodes
     if started > 1 and started != known:
-        raise UserError(
+        raise TrainerError(
             f"{started} processes were started together, but --trainer.devices and --trainer.num_nodes make {known}: "
             "give their numbers, with --trainer.strategy ddp"
         )

@@ -3,13 +3,16 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from datamodules.images import decode_image, image_size, read_bytes
+from datamodules.ink import SIDE
 from datamodules.lines import find_lines
 from datamodules.text import as_text
 from lightning_modules.answers import not_finite
@@ -57,6 +60,52 @@ class Number:
         left, top, right, bottom = self.box
         where = {"left": left, "top": top, "width": right - left, "height": bottom - top}
         return {"row": self.row + 1, "text": self.text, "confidence": round(self.confidence, 6), **where}
+
+
+@dataclass(frozen=True)
+class FileNumbers:
+    """What was read on the picture in a file.
+
+    Attributes:
+        path: The file.
+        numbers: The numbers, with their boxes in the file's pixels, upright.
+        size: Width and height of the picture in these pixels.
+    """
+
+    path: Path
+    numbers: list[Number]
+    size: tuple[int, int]
+
+    def rows(self) -> list[dict[str, object]]:
+        """What is written of each number: the file, and what ``Number.to_dict`` has."""
+        return [{"path": str(self.path), **number.to_dict()} for number in self.numbers]
+
+    def mark(self, picture: Image.Image) -> Image.Image:
+        """The picture, of any size, with the numbers drawn on it; see ``mark_numbers``."""
+        return mark_numbers(picture, _scale_boxes(self.numbers, self.size, picture.size))
+
+
+def read_file(model: Reader, path: Path, pattern: re.Pattern[str] | None = None) -> tuple[FileNumbers, Image.Image]:
+    """Read the numbers on the picture in a file, as ``read_picture``; also gives the picture, smaller if it is large.
+
+    Raises:
+        ImageError: The file can't be read.
+        UserError: The network's outputs are not finite.
+    """
+    data = read_bytes(path)
+    picture, size = decode_image(data, path, channels=3, side=SIDE), image_size(data)
+    return FileNumbers(path, _scale_boxes(read_picture(model, picture, pattern), picture.size, size), size), picture
+
+
+def _scale_boxes(numbers: Sequence[Number], before: tuple[int, int], after: tuple[int, int]) -> list[Number]:
+    """Numbers with their boxes in the pixels of the same picture in another size."""
+    (w, h), (width, height) = before, after
+    scaled = []
+    for number in numbers:
+        left, top, right, bottom = number.box
+        box = (left * width // w, top * height // h, -(-right * width // w), -(-bottom * height // h))
+        scaled.append(replace(number, box=box))
+    return scaled
 
 
 def read_picture(model: Reader, picture: Image.Image, pattern: re.Pattern[str] | None = None) -> list[Number]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from datamodules.augmentation import Augmentation, BaseAugmentation
@@ -117,13 +116,13 @@ class Run:
         return [logger, TensorBoardLogger(**where)]
 
     def _metrics_until_last(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.csv`` up to the last checkpoint; none in other processes than the first."""
-        if getattr(rank_zero_only, "rank", 0) or not self.metrics.exists() or self.last_checkpoint() is None:
+        """The rows of ``metrics.csv`` up to the last checkpoint; none where either isn't there, or is damaged."""
+        try:
+            text = self.metrics.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+            steps = read_checkpoint(self.last)["global_step"]
+        except (OSError, UserError):
             return []
-        steps = read_checkpoint(self.last)["global_step"]
-        text = self.metrics.read_text(encoding="utf-8", errors="replace").replace("\0", "")
-        rows = csv.DictReader(text.splitlines())
-        whole = [row for row in rows if (row.get("step") or "").isdigit()]  # the last may be cut off
+        whole = [row for row in csv.DictReader(text.splitlines()) if (row.get("step") or "").isdigit()]  # not cut off
         return [row for row in whole if int(row["step"]) < steps]
 
     @property

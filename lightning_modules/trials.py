@@ -53,6 +53,7 @@ class Sweep:
         self.settings = folder / "sweep.yaml"
         self.table = folder / "trials.csv"
         self.best = folder / "best.yaml"
+        self._lock_file = folder / ".sweep.lock"
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # what is done is said by fit
         database = folder / "sweep.db"
@@ -179,21 +180,14 @@ class Sweep:
             if not others and not any(self.folder.glob("trial_*/checkpoints")):
                 for trial in self.folder.glob("trial_[0-9]*/"):
                     shutil.rmtree(trial)
-                for pattern in (
-                    "sweep.db*",
-                    "sweep.yaml",
-                    "trials.csv",
-                    "best.yaml",
-                    ".sweep.lock",
-                    ".trial_[0-9]*.lock",
-                ):
-                    for file in self.folder.glob(pattern):
-                        file.unlink()
+                locks = self._lock_file, *self.folder.glob(".trial_[0-9]*.lock")
+                for file in (self.settings, self.table, self.best, *self.folder.glob("sweep.db*"), *locks):
+                    file.unlink(missing_ok=True)
                 Run(self.folder).remove_empty()  # it may be that of other runs
 
     def _alone(self) -> FileLock:
         """What one process at a time has."""
-        return FileLock(self.folder / ".sweep.lock")
+        return FileLock(self._lock_file)
 
     def _held(self, trial: Trial | FrozenTrial) -> FileLock:
         """What the process has that a trial is trained by, as long as it lives."""

@@ -418,11 +418,12 @@ def _query(options: argparse.Namespace) -> None:
 def _check_figure(path: Path, folder: Path) -> None:
     """Refuse a place where no picture can stand, or where it would be an image of the folder from then on."""
     from datamodules.formats import EXTENSIONS
+    from datamodules.images import has_content
 
     check_figure(path)
     place, root = path.resolve(), folder.resolve()
-    inside = place.relative_to(root).parts if place.is_relative_to(root) else (".",)
-    if place.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in inside):
+    found = place.is_relative_to(root) and all(map(has_content, place.relative_to(root).parts))
+    if found and place.suffix.lower() in EXTENSIONS:
         raise UserError(f"{path}: would be one of the images that are searched; name another place with --figure")
 
 

@@ -62,7 +62,7 @@ class _Plan:
         known: Contents, with width and height, whose vectors are there until the end.
         result: What is known of the other files.
         crops: Whether crops of the images have vectors, too.
-        incomplete: Whether an update before was killed once it had written all, but not completed it.
+        incomplete: Whether the update before was killed.
     """
 
     changed: dict[str, Record | None] = field(default_factory=dict)

@@ -27,4 +27,4 @@ class EarlyStopping(callbacks.EarlyStopping):
         """Train no further where the run that is resumed had waited long enough, not even for an epoch."""
         if self.stopped_epoch and self.wait_count >= self.patience:
             trainer.should_stop = True
-            rank_zero_info(f"{self.monitor} was no better for {self.wait_count} epochs: --early_stopping.patience")
+            rank_zero_info("The run had been stopped early; a larger --early_stopping.patience lets it go on.")

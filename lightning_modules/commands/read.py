@@ -4,8 +4,6 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +13,13 @@ from tqdm import tqdm
 from datamodules.commands import add_import_option, run_command
 from datamodules.errors import UserError
 from datamodules.figures import check_figure, save_figure
-from datamodules.images import ImageError, decode_image, image_size, named_images, read_bytes, read_image, unreadable
+from datamodules.images import ImageError, named_images, read_image, unreadable
 from datamodules.ink import SIDE
 from datamodules.text import printable, short_name
 from datamodules.writing import check_output, write_csv
 from lightning_modules.embedded import READER
 from lightning_modules.exported import PROBABILITIES, ExportedNetwork, program_outputs
-from lightning_modules.number_reading import Number, Reader, mark_numbers, read_picture
+from lightning_modules.number_reading import FileNumbers, Reader, read_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,25 +27,6 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "row", "text", "confidence", "left", "top", "width", "height")
 MAX_SHOWN = 12  # pictures in a figure
 SHOWN = 1600  # pixels of a side of one: a figure shows no more
-
-
-@dataclass(frozen=True)
-class FileNumbers:
-    """What was read on the picture in a file.
-
-    Attributes:
-        path: The file.
-        numbers: The numbers, with their boxes in the file's pixels, upright.
-        size: Width and height of the picture in these pixels.
-    """
-
-    path: Path
-    numbers: list[Number]
-    size: tuple[int, int]
-
-    def rows(self) -> list[dict[str, object]]:
-        """What is written of each number, by ``COLUMNS``."""
-        return [{"path": str(self.path), **number.to_dict()} for number in self.numbers]
 
 
 def load_reader(path: Path) -> Reader:
@@ -73,27 +52,12 @@ def read_pictures(model: Reader, paths: list[Path], pattern: re.Pattern[str] | N
     files, broken = [], []
     for path in tqdm(paths, desc="Reading", delay=2, leave=False):
         try:
-            data = read_bytes(path)
-            picture = decode_image(data, path, channels=3, side=SIDE)
+            files.append(read_file(model, path, pattern)[0])
         except ImageError as error:
             broken.append(str(error))
-            continue
-        size = image_size(data)
-        files.append(FileNumbers(path, scale_boxes(read_picture(model, picture, pattern), picture.size, size), size))
     if broken:
         raise unreadable(broken, len(paths))
     return files
-
-
-def scale_boxes(numbers: Sequence[Number], before: tuple[int, int], after: tuple[int, int]) -> list[Number]:
-    """Numbers with their boxes in the pixels of the same picture in another size: large ones are read smaller."""
-    (w, h), (width, height) = before, after
-    scaled = []
-    for number in numbers:
-        left, top, right, bottom = number.box
-        box = (left * width // w, top * height // h, -(-right * width // w), -(-bottom * height // h))
-        scaled.append(replace(number, box=box))
-    return scaled
 
 
 def plot_numbers(files: list[FileNumbers]) -> "Figure":
@@ -106,8 +70,7 @@ def plot_numbers(files: list[FileNumbers]) -> "Figure":
     figure = Figure(figsize=(6.5 * columns, 4.5 * rows + 0.3), layout="constrained")
     for place, file in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
-        picture = read_image(file.path, channels=3, side=SIDE)
-        marked = mark_numbers(picture, scale_boxes(file.numbers, file.size, picture.size))
+        marked = file.mark(read_image(file.path, channels=3, side=SIDE))
         marked.thumbnail((SHOWN, SHOWN))
         axes.imshow(np.asarray(marked))
         axes.set_axis_off()

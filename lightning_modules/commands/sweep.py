@@ -20,7 +20,14 @@ from datamodules.figures import save_figure
 from datamodules.imports import import_modules
 from datamodules.text import as_table, short_name
 from lightning_modules.callbacks.checkpoints import HIGHER_IS_BETTER, BestCheckpoint
-from lightning_modules.cli import DigitDoodleCLI, changed_settings, check_one_process, ignored_warnings, without_enums
+from lightning_modules.cli import (
+    DigitDoodleCLI,
+    TrainerError,
+    changed_settings,
+    check_one_process,
+    ignored_warnings,
+    without_enums,
+)
 from lightning_modules.network import DivergedError
 from lightning_modules.series import asks_for_series
 
@@ -54,25 +61,13 @@ class FitSettings(DigitDoodleCLI):
         return settings
 
 
-class TrainerError(UserError):
-    """The Trainer's settings don't suit this machine."""
-
-
 class FitTrial(DigitDoodleCLI):
     """Trains a trial."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the Trainer, which may start no further processes: they would begin sweeps of their own.
-
-        Raises:
-            TrainerError: It can't be made, or would start them.
-        """
-        self.model.check_data(self.datamodule)  # what it refuses, the trial may have chosen
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-            check_one_process(trainer, "each trial of a sweep")
-        except UserError as error:
-            raise TrainerError(str(error)) from error
+        """Make the Trainer, which may start no further processes: they would begin sweeps of their own."""
+        trainer = super().instantiate_trainer(**kwargs)
+        check_one_process(trainer, "each trial of a sweep")
         return trainer
 
 
@@ -172,9 +167,9 @@ def train(sweep: "Sweep", trial: "Trial", monitor: str, args: list[str]) -> None
         sweep.give_up(trial, "out of memory")
     except Exception as error:
         mistake = mistake_behind(error)
-        searched = any(name.startswith("trainer.") for name in sweep.space)
-        others = (isinstance(error, TrainerError) and not searched) or isinstance(error.__cause__ or error, OSError)
-        if mistake is None or run.config.exists() or not sweep.finished() or others:  # not the trial's own
+        tried = isinstance(error, TrainerError) and any(name.startswith("trainer.") for name in sweep.space)
+        of_machine = isinstance(error.__cause__ or error, OSError) or (isinstance(error, TrainerError) and not tried)
+        if mistake is None or of_machine or run.config.exists() or not sweep.finished():
             raise
         rank_zero_info(f"{run.folder}: {mistake}")  # before it began, where another trial could be trained
         sweep.give_up(trial, "impossible")

@@ -6,11 +6,8 @@ import gradio as gr
 from PIL import Image
 
 from datamodules.errors import UserError
-from datamodules.images import image_size, read_bytes, read_image
-from datamodules.ink import SIDE
-from lightning_modules.commands.read import scale_boxes
 from lightning_modules.networks.line_reader import LineReader
-from lightning_modules.number_reading import Number, mark_numbers, read_picture
+from lightning_modules.number_reading import read_file
 from retrieval.app.client import LISTEN, Upload, publish, sentence, stored
 from retrieval.app.pictures import upload_image
 
@@ -26,30 +23,25 @@ def read_tab(reader: LineReader) -> None:
         with gr.Column(scale=2, min_width=280):
             shown = gr.Image(label="Where they stand", interactive=False, buttons=[], format="png", elem_id="marked")
 
-    def numbers_on(image: Upload) -> tuple[Image.Image, list[Number]]:
-        picture = read_image(stored(image), channels=3, side=SIDE)
-        return picture, read_picture(reader, picture)
-
     def look(image: Upload) -> tuple[str, Image.Image | None]:
         if image is None:
             return "Choose a picture.", None
         try:
-            picture, numbers = numbers_on(image)
+            file, picture = read_file(reader, stored(image))
         except UserError as error:
             return sentence(error), None
         rows: dict[int, list[str]] = {}
-        for number in numbers:
+        for number in file.numbers:
             rows.setdefault(number.row, []).append(f"{number.text}{'?' if number.doubtful else ''}")
         text = "\n".join("   ".join(row) for row in rows.values()) or "No number was found."
-        return text, mark_numbers(picture, numbers)
+        return text, file.mark(picture)
 
     def answer(image: Upload) -> list[dict[str, Any]]:
         try:
-            picture, numbers = numbers_on(image)
-            size = image_size(read_bytes(stored(image)))
+            file, _ = read_file(reader, stored(image))
         except UserError as error:
             raise gr.Error(sentence(error), print_exception=False) from error
-        return [number.to_dict() for number in scale_boxes(numbers, picture.size, size)]
+        return [number.to_dict() for number in file.numbers]
 
     upload.change(look, upload, [read, shown], concurrency_id="read", **LISTEN)
     publish("read", "The numbers on an image, in the order in which they are read.", answer)

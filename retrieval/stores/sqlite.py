@@ -25,6 +25,7 @@ from datamodules.writing import atomic_write
 from retrieval.search import Vectors, damaged_rows, nearest
 from retrieval.stores.base import SCHEMA, Hit, MissingIndexError, Record, Store, check_version, migrate
 
+STATE = ("revision", "match_distance", "updating")  # what lies beside the header's own entries
 APPLICATION = 0x44446F6F  # "DDoo": what tells our files from other SQLite files
 WAIT_SECONDS = 60.0  # for another process that is writing; a batch takes milliseconds
 ROWS_AT_ONCE = 1000  # with 2,048 numbers each 8 MB
@@ -123,9 +124,7 @@ class SQLiteStore(Store):
         if application != APPLICATION:
             raise UserError(f"{self.path}: a database, but not an index of images; name another file with --index")
         check_version(self.location, version)
-        self.header = dict(
-            run("SELECT key, value FROM header WHERE key NOT IN ('revision', 'match_distance', 'updating')").fetchall()
-        )
+        self.header = dict(run("SELECT key, value FROM header WHERE key NOT IN (?, ?, ?)", STATE).fetchall())
         if version < SCHEMA:
             self.header = migrate(self.header)
             if not self._immutable:
@@ -135,7 +134,7 @@ class SQLiteStore(Store):
         """Migrate the file to this schema, once; from then on, older versions refuse it as newer."""
         with self._turn, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("DELETE FROM header WHERE key NOT IN ('revision', 'match_distance', 'updating')")
+            self._connection.execute("DELETE FROM header WHERE key NOT IN (?, ?, ?)", STATE)
             self._connection.executemany("INSERT INTO header VALUES (?, ?)", self.header.items())
             self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
