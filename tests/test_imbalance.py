@@ -124,9 +124,9 @@ def test_who_makes_up_for_rare_classes_is_not_told_of_them(unequal, capsys, capl
 def test_equal_classes_are_not_told_of(workplace, capsys, caplog):
     shutil.rmtree("digits/2_digits")
     with caplog.at_level("INFO"):
-        table = run(capsys, "fit", "--config", TINY)
+        table = run(capsys, "fit", "--config", TINY, "--trainer.max_epochs", "20")  # by then it tells them apart
     assert "unequal" not in caplog.text
-    assert "worst class" not in table or "50.00%" in table
+    assert "worst class" not in table
 
 
 @pytest.mark.parametrize(
